@@ -4,5 +4,6 @@
 // changes it, in revision order, whoever wrote. Only apiserver uses it. It never
 // writes to the store, and it knows nothing of users, selectors or HTTP.
 //
-// Lock order: Cache.mu, then Watcher.mu. pending.mu and waiters.mu are leaves.
+// Lock order: Table.pastMu, Cache.mu, Watcher.mu; and pending.mu, Deposit.mu.
+// waiters.mu is a leaf.
 package cache

@@ -1,0 +1,252 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"skiff/store"
+)
+
+// Run fills the cache and keeps it up to date until ctx ends. It returns an
+// error only if the store is of no use any more.
+func (c *Cache) Run(ctx context.Context) error {
+	sweep := time.NewTicker(c.config.Sweep)
+	defer sweep.Stop()
+	pause := firstPause
+	for filled := false; ; {
+		var err error
+		if !filled {
+			if err = c.fill(ctx); err == nil {
+				filled, pause = true, firstPause
+			}
+		}
+		if filled {
+			if err = c.follow(ctx, sweep.C); errors.Is(err, store.ErrCompacted) {
+				filled = false
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, store.ErrClosed):
+			return fmt.Errorf("follow the store: %w", err)
+		}
+		c.log.Warn("cache: the store's watch ended, trying again", "error", err, "revision", c.Revision(), "after", pause)
+		if !sleep(ctx, pause) {
+			return nil
+		}
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// Pauses between attempts to reach the store.
+const (
+	firstPause   = 50 * time.Millisecond
+	longestPause = 5 * time.Second
+)
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// page is how many entries are read from the store at a time.
+const page = 5000
+
+// fill reads all of the store at one revision and makes it the cache's state.
+// What the cache held before is compared with it: unchanged entries stay; but
+// since the events in between are lost, all histories begin anew and all
+// watchers end.
+func (c *Cache) fill(ctx context.Context) error {
+	before := c.state.Load()
+	works := make([]version, len(c.tables))
+	for i, t := range c.tables {
+		works[i] = t.newVersion()
+	}
+	var at int64
+	for from := ""; ; {
+		p, err := c.config.Store.List(ctx, root, from, page, at)
+		if err != nil {
+			return fmt.Errorf("read the whole store: %w", err)
+		}
+		at = p.Revision
+		for _, e := range p.Entries {
+			t, namespace, name := c.tableOf(e.Key)
+			if t == nil {
+				continue
+			}
+			entry, ok := before.versions[t.number].byName.Get(&Entry{namespace: namespace, name: name})
+			if !ok || entry.revision != e.Revision {
+				entry = c.entryOf(t, namespace, name, e.Value, e.Revision, e.Created)
+			}
+			works[t.number].put(entry)
+		}
+		if !p.More {
+			break
+		}
+		from = p.Entries[len(p.Entries)-1].Key + "\x00"
+	}
+	if at < before.revision {
+		return fmt.Errorf("the store is at revision %d, before the %d that was seen", at, before.revision)
+	}
+	c.restart(works, at)
+	return nil
+}
+
+// restart makes works the state at a revision, from which histories begin.
+func (c *Cache) restart(works []version, at int64) {
+	next := &state{revision: at, versions: make([]*version, len(c.tables))}
+	for i, t := range c.tables {
+		t.work = works[i]
+		next.versions[i] = t.work.clone()
+	}
+	c.state.Store(next)
+	c.mu.Lock()
+	for i, t := range c.tables {
+		t.seen = next.versions[i]
+		t.history = history{start: at}
+		for _, watchers := range t.watchers {
+			for w := range watchers {
+				w.end(tooOld(w.last, at))
+			}
+		}
+	}
+	c.history = 0
+	c.told.Store(at)
+	c.mu.Unlock()
+	c.waiters.wake(at)
+	c.pending.forget(at)
+	for _, t := range c.tables {
+		t.forgetPast()
+	}
+	select {
+	case <-c.ready:
+	default:
+		close(c.ready)
+	}
+}
+
+// follow applies the store's events until its watch ends, and returns why.
+func (c *Cache) follow(ctx context.Context, sweep <-chan time.Time) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := c.config.Store.Watch(ctx, root, c.Revision())
+	for {
+		select {
+		case batch, ok := <-w.C:
+			if !ok {
+				return w.Err()
+			}
+			c.apply(batch)
+		case <-sweep:
+			c.sweep()
+		}
+	}
+}
+
+// apply makes the batch part of the state and tells the watchers.
+func (c *Cache) apply(batch store.Batch) {
+	before := c.state.Load()
+	events := make([]*Event, 0, len(batch.Events))
+	touched := map[*Table]struct{}{}
+	for i := range batch.Events {
+		e := c.change(&batch.Events[i])
+		if e != nil {
+			events = append(events, e)
+			touched[e.table] = struct{}{}
+		}
+	}
+	next := &state{revision: max(batch.Revision, before.revision), versions: before.versions}
+	if len(events) > 0 {
+		next.versions = append([]*version(nil), before.versions...)
+		for t := range touched {
+			next.versions[t.number] = t.work.clone()
+		}
+	}
+	// The state comes first, so that who reads after hearing of an event never
+	// sees what was before it.
+	c.state.Store(next)
+	c.tell(events, next)
+	c.waiters.wake(next.revision)
+}
+
+// change applies one event to its table's work and returns it as the watchers
+// see it; nil: nothing that the cache holds has changed.
+func (c *Cache) change(e *store.Event) *Event {
+	t, namespace, name := c.tableOf(e.Key)
+	if t == nil {
+		return nil
+	}
+	if e.Value == nil {
+		old := t.work.remove(&Entry{namespace: namespace, name: name})
+		if old == nil {
+			return nil
+		}
+		return &Event{table: t, Revision: e.Revision, Old: old}
+	}
+	entry := c.entryOf(t, namespace, name, e.Value, e.Revision, e.Created)
+	return &Event{table: t, Revision: e.Revision, Old: t.work.put(entry), New: entry}
+}
+
+// entryOf makes an entry, from a deposit if there is one.
+func (c *Cache) entryOf(t *Table, namespace, name string, value []byte, revision, created int64) *Entry {
+	if d := c.pending.take(t.codec.row.Key(namespace, name), value); d != nil {
+		if entry, err := d.at(revision, created); err == nil {
+			return entry
+		}
+	}
+	entry := t.codec.read(namespace, name, value, revision, created)
+	if entry.broken != nil {
+		c.log.Error("cache: a stored object cannot be read; requests for it fail until it is deleted or replaced",
+			"key", entry.Key(), "revision", revision, "error", entry.broken)
+	}
+	return entry
+}
+
+// tell appends the events to the histories and pushes them to the watchers.
+func (c *Cache) tell(events []*Event, now *state) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range events {
+		e.table.seen = now.versions[e.table.number]
+		c.history += e.table.history.append(e)
+		e.table.watchers.tell(e)
+	}
+	c.told.Store(now.revision)
+	c.trimLocked()
+}
+
+// trimLocked keeps the histories below their limit: the longest one gives way.
+func (c *Cache) trimLocked() {
+	for c.history > c.config.History {
+		longest := c.tables[0]
+		for _, t := range c.tables {
+			if t.history.bytes > longest.history.bytes {
+				longest = t
+			}
+		}
+		gave := longest.history.forget(longest.history.bytes * 3 / 4)
+		if gave == 0 {
+			return
+		}
+		c.history -= gave
+	}
+}
+
+// sweep lets go of the forms that nobody used since the last sweep.
+func (c *Cache) sweep() {
+	now := c.state.Load()
+	c.pending.forget(now.revision)
+	for i, t := range c.tables {
+		now.versions[i].byName.Ascend(func(e *Entry) bool { e.age(); return true })
+		t.forgetPast()
+	}
+}
