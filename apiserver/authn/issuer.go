@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -177,3 +178,13 @@ func credentialID(claims jwt.Claims) string { return "JTI=" + claims.ID }
 
 // fingerprint of a secret value, for comparing without leaking its length.
 func fingerprint(s string) [32]byte { return sha256.Sum256([]byte(s)) }
+
+// Algorithms names the signature algorithms of the keys, each once.
+func (i *Issuer) Algorithms() (names []string) {
+	for _, alg := range i.algs {
+		if !slices.Contains(names, string(alg)) {
+			names = append(names, string(alg))
+		}
+	}
+	return names
+}

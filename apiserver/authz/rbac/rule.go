@@ -125,3 +125,8 @@ func coversPath(pattern, path string) bool {
 	prefix, ok := strings.CutSuffix(pattern, "*")
 	return ok && strings.HasPrefix(strings.TrimSuffix(path, "*"), prefix)
 }
+
+// Allows tells whether one of the rules covers the request.
+func Allows(rules []rbacv1.PolicyRule, at authorizer.Attributes) bool {
+	return slices.ContainsFunc(rules, func(rule rbacv1.PolicyRule) bool { return allows(&rule, at) })
+}
