@@ -38,7 +38,7 @@ const (
 // Run calls lead while this candidate is the leader: its context ends when the
 // lead is lost, and lead must return soon then. It returns when ctx ends, or with
 // lead's error.
-func (l Leader) Run(ctx context.Context, lead func(ctx context.Context, fenced Client) error) error {
+func (l Leader) Run(ctx context.Context, lead func(ctx context.Context, fenced Client, epoch Epoch) error) error {
 	if l.Logger == nil {
 		l.Logger = slog.Default()
 	}
@@ -51,7 +51,7 @@ func (l Leader) Run(ctx context.Context, lead func(ctx context.Context, fenced C
 			}
 			continue
 		}
-		if err := l.term(ctx, l.Client.Fenced(epoch), lead); err != nil {
+		if err := l.term(ctx, epoch, lead); err != nil {
 			return err
 		}
 	}
@@ -59,10 +59,10 @@ func (l Leader) Run(ctx context.Context, lead func(ctx context.Context, fenced C
 }
 
 // term leads until the lease is lost or ctx ends.
-func (l Leader) term(ctx context.Context, fenced Client, lead func(ctx context.Context, fenced Client) error) error {
+func (l Leader) term(ctx context.Context, epoch Epoch, lead func(ctx context.Context, fenced Client, epoch Epoch) error) error {
 	term, end := context.WithCancel(ctx)
 	done := make(chan error, 1)
-	go func() { done <- lead(term, fenced) }()
+	go func() { done <- lead(term, l.Client.Fenced(epoch), epoch) }()
 	defer end()
 
 	renewed := time.Now()
