@@ -1,6 +1,22 @@
 // Package store keeps opaque values under one revision counter: in etcd
 // (embedded or external) or in memory. Only apiserver opens it. It never looks
 // inside a value, and it never writes two keys at one revision.
+//
+// Keys are the caller's. The store knows only that they are not empty and that
+// they are ordered as bytes. Skiff's are those of Kubernetes, so that either can
+// be pointed at the other's etcd:
+//
+//	/registry/<resource>/<name>                   of no namespace
+//	/registry/<resource>/<namespace>/<name>       in a namespace
+//	/registry/<group>/<resource>/…                custom resources
+//
+// with the irregular prefixes that the catalogue names. A prefix given to List or
+// Watch is compared as bytes too: it should end in a slash, or "/registry/pods"
+// finds "/registry/podsecurity…" as well.
+//
+// What runs: a goroutine per watch; in Etcd, one that reaps keys whose time is
+// over; in embedded etcd, its own. Close ends all of them. No lock of this package
+// is ever taken while another is held, but gate's, which is taken last.
 package store
 
 import (
@@ -124,4 +140,7 @@ var (
 	ErrFuture    = errors.New("the revision is in the future")
 	ErrUnknown   = errors.New("it is not known whether the write happened")
 	ErrNoSpace   = errors.New("the store is full")
+	ErrTooLarge  = errors.New("the value is larger than the store takes")
+	ErrBusy      = errors.New("too many writes are waiting in the store")
+	ErrClosed    = errors.New("the store is closed")
 )

@@ -1,0 +1,298 @@
+package store
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The crash tests start this test binary again as a writer, which does nothing but
+// write to an embedded store as fast as it can, and prints each write after it was
+// acknowledged. The writer is killed, or its disk's power is cut, at a random
+// moment; then every write that it printed must be in the store.
+
+const (
+	crashDirEnv   = "SKIFF_STORE_CRASH_DIR"   // makes this binary a writer to that directory
+	crashRoundEnv = "SKIFF_STORE_CRASH_ROUND" // and says in which round
+	// powerCutsEnv is how many times the power is cut: "50" takes a minute or two.
+	powerCutsEnv = "SKIFF_STORE_POWER_CUTS"
+
+	crashWriters, crashKeys = 8, 10
+)
+
+// crashOp is the nth write of a writer: its key's state after it is known from n.
+func crashOp(round, writer, n int) (key string, value []byte) {
+	key = fmt.Sprintf("/registry/crash/%d/%d/%d", round, writer, n%crashKeys)
+	if n%7 == 6 && n >= crashKeys {
+		return key, nil // a deletion
+	}
+	return key, append([]byte(strconv.Itoa(n)+" "), bytes.Repeat([]byte{'x'}, n*131%3000)...)
+}
+
+// crashWriter is the writer's main. It ends only if it is killed, or by itself when
+// etcd finds that it cannot write.
+func crashWriter(dir string) int {
+	round, _ := strconv.Atoi(os.Getenv(crashRoundEnv))
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	s, err := OpenEmbedded(context.Background(), EmbeddedConfig{Dir: dir, Logger: logger})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for writer := range crashWriters {
+		group.Go(func() {
+			for n := 0; ; n++ {
+				key, value := crashOp(round, writer, n)
+				var err error
+				if value == nil {
+					_, err = s.Delete(context.Background(), key, Condition{Revision: Any})
+				} else {
+					_, err = s.Put(context.Background(), key, value, Condition{Revision: Any})
+				}
+				if err != nil && !errors.Is(err, ErrNotFound) {
+					fmt.Fprintln(os.Stderr, err)
+					return
+				}
+				mu.Lock()
+				fmt.Printf("%d %d %d\n", writer, n, monotonic())
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	return 2
+}
+
+// monotonic is a clock, in nanoseconds, that all processes of the machine share.
+func monotonic() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		panic(err)
+	}
+	return t.Nano()
+}
+
+// crashed is what a writer said before it ended.
+type crashed struct {
+	acked  [crashWriters]int // how many writes of each were acknowledged before the end began
+	said   [crashWriters]int // and how many in all
+	total  int               // acknowledged
+	stderr string
+	state  *os.ProcessState
+}
+
+// ack is a line of a writer: which of its writes was acknowledged, and when.
+type ack struct {
+	writer, n int
+	at        int64
+}
+
+// crash runs a writer and calls end some time after its first acknowledged write;
+// end must make it end. What is acknowledged after that began does not count: where
+// the power really fails, nobody is there any more to say so (and ext4 can answer an
+// fsync that its shutdown overtakes as if all were well).
+func crash(t *testing.T, dir string, round int, end func(*os.Process)) crashed {
+	t.Helper()
+	self, err := os.Executable()
+	check(t, err)
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Env = append(os.Environ(), crashDirEnv+"="+dir, fmt.Sprint(crashRoundEnv, "=", round))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	var c crashed
+	var acks []ack
+	var once sync.Once
+	var began int64
+	var ender sync.WaitGroup
+	lines := bufio.NewReader(stdout)
+	for {
+		line, err := lines.ReadString('\n')
+		if err == io.EOF {
+			break // the last line may be cut off: it says nothing
+		}
+		check(t, err)
+		var a ack
+		if _, err := fmt.Sscan(line, &a.writer, &a.n, &a.at); err != nil {
+			t.Fatalf("the writer says %q", line)
+		}
+		acks = append(acks, a)
+		once.Do(func() {
+			wait := time.Duration(rand.Int64N(int64(300 * time.Millisecond)))
+			ender.Go(func() {
+				time.Sleep(wait)
+				began = monotonic()
+				end(cmd.Process)
+			})
+		})
+	}
+	ender.Wait()
+	for _, a := range acks {
+		c.said[a.writer] = a.n + 1
+		if a.at < began {
+			c.acked[a.writer] = a.n + 1
+			c.total++
+		}
+	}
+	_ = cmd.Wait() // it does not end well
+	c.stderr, c.state = stderr.String(), cmd.ProcessState
+	if len(acks) == 0 {
+		t.Fatalf("the writer wrote nothing: %s", c.stderr)
+	}
+	return c
+}
+
+// survived checks that the store has every acknowledged write of the round: each
+// key is as its last acknowledged write left it, or as one after that did, whose
+// acknowledgement came too late or not at all.
+func survived(t *testing.T, s Store, round int, c crashed) {
+	t.Helper()
+	for writer, acked := range c.acked {
+		for k := range crashKeys {
+			may := []string{}
+			for n := k; n <= c.said[writer]; n += crashKeys {
+				_, value := crashOp(round, writer, n)
+				if n < acked {
+					may = may[:0] // a later write is known to have happened
+				}
+				may = append(may, string(value))
+			}
+			if acked <= k {
+				may = append(may, "") // not even its first write
+			}
+			key := fmt.Sprintf("/registry/crash/%d/%d/%d", round, writer, k)
+			e, err := s.Get(t.Context(), key)
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				t.Fatal(err)
+			}
+			found := false
+			for _, m := range may {
+				found = found || m == string(e.Value)
+			}
+			if !found {
+				t.Fatalf("%s is %.20q after %d acknowledged writes; it may be one of %.60q", key, e.Value, acked, may)
+			}
+		}
+	}
+}
+
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for round := range 10 {
+		c := crash(t, dir, round, func(p *os.Process) { _ = p.Kill() })
+		if status := c.state.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGKILL {
+			t.Fatalf("the writer ended before it was killed: %v: %s", c.state, c.stderr)
+		}
+		reopen(t, dir, round, c)
+	}
+}
+
+func reopen(t *testing.T, dir string, round int, c crashed) {
+	t.Helper()
+	s, err := OpenEmbedded(t.Context(), EmbeddedConfig{Dir: dir, Logger: testLogger(t)})
+	check(t, err)
+	defer func() { check(t, s.Close()) }()
+	survived(t, s, round, c)
+	t.Logf("round %d: %d acknowledged writes survived", round, c.total)
+}
+
+// "A 2xx to a write survives power loss. After a failed fsync the process stops."
+func TestPowerCut(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("cutting the power of a file system needs root (it mounts one)")
+	}
+	rounds := 5
+	if s := os.Getenv(powerCutsEnv); s != "" {
+		var err error
+		rounds, err = strconv.Atoi(s)
+		check(t, err)
+	}
+	disk := newDisk(t)
+	for round := range rounds {
+		disk.mount(t)
+		c := crash(t, filepath.Join(disk.dir, "store"), round, func(*os.Process) { disk.cut(t) })
+		if c.state.Success() || !c.state.Exited() && !strings.Contains(c.stderr, "panic") {
+			t.Fatalf("the writer did not stop by itself: %v: %s", c.state, c.stderr)
+		}
+		disk.unmount(t)
+		disk.repair(t)
+		disk.mount(t)
+		reopen(t, filepath.Join(disk.dir, "store"), round, c)
+		disk.unmount(t)
+	}
+}
+
+// disk is an ext4 file system in a file.
+type disk struct{ file, dir string }
+
+func newDisk(t *testing.T) *disk {
+	d := &disk{file: filepath.Join(t.TempDir(), "disk"), dir: filepath.Join(t.TempDir(), "mnt")}
+	check(t, os.Mkdir(d.dir, 0o700))
+	check(t, os.WriteFile(d.file, nil, 0o600))
+	check(t, os.Truncate(d.file, 512<<20))
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", d.file).CombinedOutput(); err != nil {
+		t.Skipf("there is no ext4 to cut the power of: mkfs.ext4: %v: %s", err, out)
+	}
+	if out, err := exec.Command("mount", "-o", "loop", d.file, d.dir).CombinedOutput(); err != nil {
+		t.Skipf("no ext4 can be mounted here: %v: %s", err, out)
+	}
+	d.unmount(t)
+	t.Cleanup(func() { _ = exec.Command("umount", d.dir).Run() }) // if a test ended early
+	return d
+}
+
+func (d *disk) mount(t *testing.T)   { d.run(t, "mount", "-o", "loop", d.file, d.dir) }
+func (d *disk) unmount(t *testing.T) { d.run(t, "umount", d.dir) }
+
+func (d *disk) run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// repair replays the journal, as a start after a power loss does.
+func (d *disk) repair(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command("e2fsck", "-fy", d.file).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) { // 1: errors were corrected
+		t.Fatalf("e2fsck: %v: %s", err, out)
+	}
+}
+
+// cut shuts the file system down without writing anything more, its journal's
+// buffers included: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
+func (d *disk) cut(t *testing.T) {
+	const shutdown, noLogFlush = 0x8004587d, 2
+	f, err := os.Open(d.dir)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), shutdown, noLogFlush)
+		f.Close()
+	}
+	if err != nil {
+		t.Errorf("cut the power: %v", err)
+	}
+}

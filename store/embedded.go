@@ -1,0 +1,436 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"expvar"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/pkg/v3/featuregate"
+	"go.etcd.io/etcd/pkg/v3/traceutil"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// EmbeddedConfig says how etcd runs inside this process.
+type EmbeddedConfig struct {
+	// Dir is the directory of this store alone; it is made if it is not there.
+	Dir string
+	// Logger gets what etcd logs, its information as debugging. nil: nobody does.
+	Logger *slog.Logger
+	// Quota is how large the database may grow, in bytes; beyond it Put answers
+	// ErrNoSpace until something is deleted and compacted. 0 means 8 GiB.
+	Quota int64
+
+	// Name is this member's in its cluster. "" means "skiff".
+	Name string
+	// PeerURLs are where this member listens for the other members (https, or
+	// http and unix on this machine). None means that it is alone, and listens
+	// nowhere.
+	PeerURLs []string
+	// AdvertisePeerURLs are where the other members find it. None means PeerURLs.
+	AdvertisePeerURLs []string
+	// Members are the peer URLs of all members by name, this one included, as they
+	// are when this one first starts. nil means this one alone.
+	Members map[string][]string
+	// Join says that the cluster of Members is there already, with this one added
+	// to it.
+	Join bool
+	// PeerTLS is how members know each other. It must be there if a URL is https.
+	PeerTLS *TLSFiles
+
+	// ClientURLs are where other processes may use this etcd directly, with all
+	// rights. None means nowhere.
+	ClientURLs []string
+	// ClientTLS is how clients are known. It must be there if a URL is https.
+	ClientTLS *TLSFiles
+}
+
+// TLSFiles names PEM files. They are read again at each connection, so that a
+// renewed certificate needs no restart. Either side must present a certificate
+// that CA has signed.
+type TLSFiles struct{ Cert, Key, CA string }
+
+const (
+	defaultQuota = 8 << 30
+	// A lone member needs no heartbeat: it elects itself at once (see elect), and
+	// nobody can depose it. What is left of ticks is leases' expiry.
+	loneTick, loneElection = 500 * time.Millisecond, 5 * time.Second
+	// etcd's own defaults: good for members up to 50 ms apart.
+	peerTick, peerElection = 100 * time.Millisecond, time.Second
+	// How many entries stay in memory for followers, and how often the write-ahead
+	// log is cut. etcd's defaults (10,000 and 5,000) cost 30 MB.
+	snapshotCount, catchUpEntries = 1000, 500
+)
+
+// embedded is etcd in this process.
+type embedded struct {
+	etcd   *embed.Etcd
+	server *etcdserver.EtcdServer
+	client *clientv3.Client
+	dir    *dataDir
+	// lone says that this is the only member, and stays so: it listens nowhere,
+	// so no member can be added. Then what is applied here is all there is: a
+	// write is acknowledged only after it was applied here, and nobody else can
+	// commit one. So a read of the applied state is linearizable (start waits until
+	// everything that was committed before the start is applied).
+	lone bool
+}
+
+// OpenEmbedded starts etcd in c.Dir and returns when it is ready: a lone member in
+// milliseconds, others when a majority is there. When etcd finds that it can write
+// no more (after a failed fsync, say), it ends the process: what was acknowledged
+// must be durable, and after such a failure nothing can be said about that.
+func OpenEmbedded(ctx context.Context, c EmbeddedConfig) (*Etcd, error) {
+	e, err := openEmbedded(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", c.Dir, err)
+	}
+	return e, nil
+}
+
+func openEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Etcd, err error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	config, err := c.etcd()
+	if err != nil {
+		return nil, err
+	}
+	b := &embedded{lone: len(c.PeerURLs) == 0}
+	if b.dir, err = openDataDir(c.Dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	if err := b.start(ctx, config); err != nil {
+		return nil, err
+	}
+	b.client = v3client.New(b.server)
+	e := newEtcd(b.client, b, newGate(), c.Logger)
+	if b.lone {
+		e.reads = []clientv3.OpOption{clientv3.WithSerializable()}
+	}
+	if err := e.leases.adopt(ctx); err != nil {
+		return nil, fmt.Errorf("take over leases: %w", err)
+	}
+	e.gate.loop(e.leases.run)
+	e.gate.loop(func(ctx context.Context) { b.guard(ctx, e.gate) })
+	return e, nil
+}
+
+// etcd returns the configuration in etcd's words.
+func (c EmbeddedConfig) etcd() (*embed.Config, error) {
+	if c.Dir == "" {
+		return nil, errors.New("no directory is given")
+	}
+	if len(c.PeerURLs) == 0 && (len(c.Members) > 1 || c.Join) {
+		return nil, errors.New("a member of a cluster needs PeerURLs")
+	}
+	e := embed.NewConfig()
+	e.Name = "skiff"
+	if c.Name != "" {
+		e.Name = c.Name
+	}
+	e.Dir = filepath.Join(c.Dir, "etcd")
+	e.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(c.Logger))
+	e.SnapshotCount, e.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
+	e.QuotaBackendBytes = defaultQuota
+	if c.Quota > 0 {
+		e.QuotaBackendBytes = c.Quota
+	}
+	e.MaxRequestBytes = maxValue + 4096 // of the transaction around the value
+	e.EnableGRPCGateway = false
+	// The checks compare hashes with other members at the start and at each
+	// compaction; remaining times of leases survive a restart.
+	gates := "InitialCorruptCheck=true,CompactHashCheck=true,LeaseCheckpoint=true"
+	if err := e.ServerFeatureGate.(featuregate.MutableFeatureGate).Set(gates); err != nil {
+		return nil, fmt.Errorf("set etcd's features %s: %w", gates, err)
+	}
+	e.TickMs, e.ElectionMs = uint(loneTick.Milliseconds()), uint(loneElection.Milliseconds())
+	if len(c.PeerURLs) > 0 {
+		e.TickMs, e.ElectionMs = uint(peerTick.Milliseconds()), uint(peerElection.Milliseconds())
+	}
+	return e, c.addresses(e)
+}
+
+// addresses fills in where etcd listens and whom it trusts.
+func (c EmbeddedConfig) addresses(e *embed.Config) (err error) {
+	if e.ListenPeerUrls, err = parseURLs(c.PeerURLs, c.PeerTLS); err != nil {
+		return fmt.Errorf("peer URLs: %w", err)
+	}
+	advertise := c.AdvertisePeerURLs
+	if len(advertise) == 0 {
+		advertise = c.PeerURLs
+	}
+	if len(advertise) == 0 {
+		advertise = []string{"http://127.0.0.1:0"} // nobody will ask for it
+	}
+	if e.AdvertisePeerUrls, err = parseURLs(advertise, c.PeerTLS); err != nil {
+		return fmt.Errorf("advertised peer URLs: %w", err)
+	}
+	if e.ListenClientUrls, err = parseURLs(c.ClientURLs, c.ClientTLS); err != nil {
+		return fmt.Errorf("client URLs: %w", err)
+	}
+	e.AdvertiseClientUrls = e.ListenClientUrls
+	e.PeerTLSInfo, e.ClientTLSInfo = c.PeerTLS.info(), c.ClientTLS.info()
+	if c.Join {
+		e.ClusterState = embed.ClusterStateFlagExisting
+	}
+	members := c.Members
+	if len(members) == 0 {
+		members = map[string][]string{e.Name: advertise}
+	}
+	var initial []string
+	for name, urls := range members {
+		for _, u := range urls {
+			initial = append(initial, name+"="+u)
+		}
+	}
+	slices.Sort(initial)
+	e.InitialCluster = strings.Join(initial, ",")
+	return nil
+}
+
+// parseURLs refuses addresses that strangers could use.
+func parseURLs(list []string, files *TLSFiles) ([]url.URL, error) {
+	var urls []url.URL
+	for _, s := range list {
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, err
+		}
+		local := u.Hostname() == "127.0.0.1" || u.Hostname() == "::1" || u.Hostname() == "localhost"
+		switch {
+		case u.Scheme == "https" && files == nil:
+			return nil, fmt.Errorf("%s needs TLS files", s)
+		case u.Scheme == "https", u.Scheme == "unix", u.Scheme == "http" && local:
+		default:
+			return nil, fmt.Errorf("%s is neither https, nor http on a loopback address, nor a unix socket", s)
+		}
+		urls = append(urls, *u)
+	}
+	return urls, nil
+}
+
+func (f *TLSFiles) info() transport.TLSInfo {
+	if f == nil {
+		return transport.TLSInfo{}
+	}
+	return transport.TLSInfo{CertFile: f.Cert, KeyFile: f.Key, TrustedCAFile: f.CA, ClientCertAuth: true}
+}
+
+// start returns when etcd has a leader and has applied all that was committed.
+func (b *embedded) start(ctx context.Context, config *embed.Config) (err error) {
+	if b.lone {
+		err = b.startLone(ctx, config)
+	} else if b.etcd, err = embed.StartEtcd(config); err == nil {
+		b.server = b.etcd.Server
+	}
+	if err != nil {
+		return fmt.Errorf("start etcd: %w", err)
+	}
+	select {
+	case <-b.server.ReadyNotify():
+	case <-b.server.StopNotify():
+		return errors.New("etcd stopped while it was starting")
+	case <-ctx.Done():
+		return fmt.Errorf("wait until etcd has a leader: %w", context.Cause(ctx))
+	}
+	if err := b.server.LinearizableReadNotify(ctx); err != nil {
+		return fmt.Errorf("wait until etcd's log is applied: %w", err)
+	}
+	return nil
+}
+
+// starting makes lone members of one process start one after another, because
+// etcd publishes raft's status only for the member that started last.
+var starting sync.Mutex
+
+func (b *embedded) startLone(ctx context.Context, config *embed.Config) (err error) {
+	starting.Lock()
+	defer starting.Unlock()
+	if b.etcd, err = embed.StartEtcd(config); err != nil {
+		return err
+	}
+	b.server = b.etcd.Server
+	if n := len(b.server.Cluster().Members()); n > 1 {
+		return fmt.Errorf("the data is that of a cluster of %d members, but no PeerURLs are given", n)
+	}
+	if err := b.elect(ctx); err != nil {
+		return fmt.Errorf("elect the only member: %w", err)
+	}
+	return nil
+}
+
+// elect makes the only member leader without waiting for an election timeout of
+// seconds: it tells raft what a leader that hands over would tell its successor.
+// Raft must have applied what it knows to be committed by then. It looks for
+// changes of membership in the rest, and panics if etcd has dropped that from
+// memory meanwhile; etcd's own applied index can be ahead of raft's.
+func (b *embedded) elect(ctx context.Context) error {
+	self := uint64(b.server.MemberID())
+	now := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &self, From: &self}
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for b.server.Leader() == 0 {
+		if s := raftStatus(); s.ID == self && s.Applied == s.GetCommit() {
+			if err := b.server.Process(ctx, now); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-b.server.StopNotify():
+			return errors.New("etcd stopped")
+		}
+	}
+	return nil
+}
+
+// raftStatus is that of the member that started last, as etcd publishes it. Should
+// etcd not do so any more, elections take seconds, as they do without elect.
+func raftStatus() raft.Status {
+	published, _ := expvar.Get("raft.status").(expvar.Func)
+	if published == nil {
+		return raft.Status{}
+	}
+	s, _ := published.Value().(raft.Status)
+	return s
+}
+
+// guard shuts the gate if etcd stops by itself.
+func (b *embedded) guard(ctx context.Context, g *gate) {
+	select {
+	case <-ctx.Done():
+	case <-b.server.StopNotify():
+		g.close(errors.New("etcd has stopped: this member is not in its cluster any more"))
+	case err := <-b.etcd.Err():
+		g.close(fmt.Errorf("etcd has stopped: %w", err))
+	}
+}
+
+// newest implements body.
+func (b *embedded) newest(ctx context.Context) (int64, error) {
+	if !b.lone {
+		// Concurrent callers share one round to the leader.
+		if err := b.server.LinearizableReadNotify(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return b.server.KV().Rev(), nil
+}
+
+// run implements body. It watches etcd's store itself, not through a client, which
+// would keep any number of events in memory for a reader that does not read.
+func (b *embedded) run(ctx context.Context, f *follow) error {
+	stream := b.server.Watchable().NewWatchStream()
+	defer stream.Close()
+	first, end := []byte(f.prefix), []byte(afterPrefix(f.prefix))
+	if f.prefix == "" {
+		first, end = []byte{0}, []byte{}
+	} else if string(end) == "\x00" {
+		end = []byte{} // the prefix is all 0xff
+	}
+	id, err := stream.Watch(ctx, clientv3.AutoWatchID, first, end, f.next)
+	if err != nil {
+		return err
+	}
+	// etcd answers a request for progress only if the watch has caught up and its
+	// channel has room, so an unanswered one is repeated.
+	again := time.NewTimer(0)
+	<-again.C
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-stream.Chan():
+			mvcc.ReportEventReceived(len(r.Events))
+			if r.CompactRevision != 0 {
+				return ErrCompacted
+			}
+			batch := batchOf(r.Events, b.previous)
+			if len(r.Events) == 0 {
+				batch.Revision = r.Revision
+			}
+			f.send(ctx, batch)
+		case <-f.nudge:
+			again.Reset(0)
+		case <-again.C:
+			if f.behind() {
+				stream.RequestProgress(id)
+				again.Reset(progressRetry)
+			}
+		}
+	}
+}
+
+const progressRetry = 20 * time.Millisecond
+
+// previous returns the state of the event's key before it.
+func (b *embedded) previous(e *mvccpb.Event) *mvccpb.KeyValue {
+	read := b.server.KV().Read(mvcc.SharedBufReadTxMode, traceutil.TODO())
+	defer read.End()
+	r, err := read.Range(context.Background(), e.Kv.Key, nil, mvcc.RangeOptions{Rev: e.Kv.ModRevision - 1})
+	if err != nil || len(r.KVs) == 0 {
+		return nil // compacted, or there was none
+	}
+	return r.KVs[0]
+}
+
+// reclaim implements body: it makes the file smaller and lifts etcd's ban on
+// writes, which otherwise stays until an administrator comes.
+func (b *embedded) reclaim(ctx context.Context) error {
+	if err := b.server.Backend().Defrag(); err != nil {
+		return fmt.Errorf("defragment: %w", err)
+	}
+	alarms, err := b.client.AlarmList(ctx)
+	if err != nil {
+		return fmt.Errorf("list alarms: %w", err)
+	}
+	for _, a := range alarms.Alarms {
+		if a.Alarm != etcdserverpb.AlarmType_NOSPACE || a.MemberID != uint64(b.server.MemberID()) {
+			continue
+		}
+		if _, err := b.client.AlarmDisarm(ctx, (*clientv3.AlarmMember)(a)); err != nil {
+			return fmt.Errorf("disarm the alarm: %w", err)
+		}
+	}
+	return nil
+}
+
+// close implements body.
+func (b *embedded) close() error {
+	var err error
+	if b.client != nil {
+		err = b.client.Close()
+		if errors.Is(err, context.Canceled) {
+			err = nil // how a client without a connection says that it is closed
+		}
+	}
+	if b.etcd != nil {
+		b.etcd.Close()
+	}
+	return errors.Join(err, b.dir.close())
+}
