@@ -40,60 +40,76 @@ func revisionOf(obj api.Object) int64 {
 	return n
 }
 
-// carryOut makes the writes, stage by stage, and returns what the view must
-// show afterwards and the events that tell of refusals.
-func carryOut(ctx context.Context, c client.Client, writes []Write) (marks []mark, refused []Event, err error) {
+// result of a plan, or of a part of it.
+type result struct {
+	marks   []mark    // what the view must show afterwards
+	events  []Event   // what writes have to tell of themselves
+	refused []refusal // writes that failed
+	err     error     // why the plan ended early
+}
+
+// refusal is a write that failed.
+type refusal struct {
+	write Write
+	err   error
+}
+
+// carryOut makes the writes, stage by stage, until one fails.
+func carryOut(ctx context.Context, c client.Client, writes []Write) (all result) {
 	slices.SortStableFunc(writes, func(a, b Write) int { return a.Stage - b.Stage })
-	for len(writes) > 0 {
+	for len(writes) > 0 && all.err == nil {
 		n := 1
 		for n < len(writes) && writes[n].Stage == writes[0].Stage {
 			n++
 		}
-		m, r, err := carryOutStage(ctx, c, writes[:n])
-		marks, refused = append(marks, m...), append(refused, r...)
-		if err != nil {
-			return marks, refused, err
-		}
+		carryOutStage(ctx, c, writes[:n], &all)
 		writes = writes[n:]
 	}
-	return marks, refused, nil
+	return all
 }
 
 // atOnce bounds the writes of one plan that are in flight.
 const atOnce = 32
 
 // carryOutStage makes writes at once, slowly at first, until one fails.
-func carryOutStage(ctx context.Context, c client.Client, writes []Write) (marks []mark, refused []Event, err error) {
-	for size := 1; len(writes) > 0; size = min(2*size, atOnce) {
+func carryOutStage(ctx context.Context, c client.Client, writes []Write, all *result) {
+	for size := 1; len(writes) > 0 && all.err == nil; size = min(2*size, atOnce) {
 		batch := writes[:min(size, len(writes))]
 		writes = writes[len(batch):]
-		var mu sync.Mutex // guards the results
+		var mu sync.Mutex // guards *all
 		var group sync.WaitGroup
 		for _, w := range batch {
 			group.Go(func() {
-				m, werr := carryOutOne(ctx, c, w)
+				m, got, err := carryOutOne(ctx, c, w)
 				mu.Lock()
 				defer mu.Unlock()
-				if m != nil {
-					marks = append(marks, *m)
-				}
-				if werr == nil || w.Optional && expected(werr) {
-					return
-				}
-				if w.Failed != nil {
-					refused = append(refused, w.Failed(werr))
-				}
-				if err == nil {
-					err = werr
-				}
+				all.note(w, m, got, err)
 			})
 		}
 		group.Wait()
-		if err != nil {
-			return marks, refused, err
+	}
+}
+
+// note adds what became of one write.
+func (all *result) note(w Write, m *mark, got api.Object, err error) {
+	if m != nil {
+		all.marks = append(all.marks, *m)
+	}
+	switch {
+	case err == nil:
+		if w.Done != nil {
+			all.events = append(all.events, w.Done(got))
+		}
+	case w.Optional && expected(err):
+	default:
+		if w.Failed != nil {
+			all.events = append(all.events, w.Failed(err))
+		}
+		all.refused = append(all.refused, refusal{w, err})
+		if all.err == nil {
+			all.err = err
 		}
 	}
-	return marks, refused, nil
 }
 
 func expected(err error) bool {
@@ -101,12 +117,10 @@ func expected(err error) bool {
 }
 
 // carryOutOne makes one write. The mark is nil where the view need not show
-// anything new.
-func carryOutOne(ctx context.Context, c client.Client, w Write) (*mark, error) {
+// anything new. Errors name the write.
+func carryOutOne(ctx context.Context, c client.Client, w Write) (m *mark, got api.Object, err error) {
 	obj := w.object
-	m := &mark{resource: w.resource, namespace: obj.GetNamespace(), name: obj.GetName(), uid: obj.GetUID()}
-	var got api.Object
-	var err error
+	m = &mark{resource: w.resource, namespace: obj.GetNamespace(), name: obj.GetName(), uid: obj.GetUID()}
 	switch w.verb {
 	case "create":
 		got, err = c.Create(ctx, obj)
@@ -116,21 +130,19 @@ func carryOutOne(ctx context.Context, c client.Client, w Write) (*mark, error) {
 		got, err = c.Patch(ctx, w.resource, m.namespace, m.name, w.patch)
 	case "delete":
 		err = c.Delete(ctx, w.resource, m.namespace, m.name, w.delete)
-		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-			return m, nil // that one is gone, which is what was wanted
-		}
-		if err == nil {
-			return m, nil
+		if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return m, obj, nil // that one is gone, which is what was wanted
 		}
 	}
 	if err == nil {
 		m.uid, m.revision = got.GetUID(), revisionOf(got)
-		return m, nil
+		return m, got, nil
 	}
+	named := fmt.Errorf("%s %s %s: %w", w.verb, w.resource, KeyOf(obj), err)
 	if lost(err) {
-		return settle(ctx, c, m, fmt.Errorf("%s %s %s/%s: %w", w.verb, w.resource, m.namespace, m.name, err))
+		return settle(ctx, c, m), nil, named
 	}
-	return nil, fmt.Errorf("%s %s %s/%s: %w", w.verb, w.resource, m.namespace, m.name, err)
+	return nil, nil, named
 }
 
 // lost tells whether it is unknown if the write happened.
@@ -139,15 +151,12 @@ func lost(err error) bool {
 }
 
 // settle finds out by a linearizable read what the view must come to before the
-// key is decided again; the plan fails all the same, since what it wrote is not known.
-func settle(ctx context.Context, c client.Client, m *mark, lostErr error) (*mark, error) {
+// key is decided again, after a write whose answer was lost.
+func settle(ctx context.Context, c client.Client, m *mark) *mark {
 	got, err := c.Get(ctx, m.resource, m.namespace, m.name)
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil, lostErr
-	case err != nil:
-		return nil, lostErr
+	if err != nil {
+		return nil // it is not there, or the next attempt finds out
 	}
 	m.uid, m.revision = got.GetUID(), revisionOf(got)
-	return m, lostErr
+	return m
 }

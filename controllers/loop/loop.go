@@ -46,9 +46,12 @@ type Controller struct {
 	// Decide says what to do about key. Same input, same plan: no clock, no I/O,
 	// no lock, no log, no randomness. Objects of the view must not be changed.
 	Decide func(v *client.View, key Key, now time.Time, m Memory) (Plan, Memory)
+	// Refused notes in the memory that a write of the last plan was refused, for
+	// the next decision. Nil: refusals are not remembered.
+	Refused func(m Memory, w Write, err error) Memory
 }
 
-// Plan is what a decision wants done.
+// Plan is what a decision wants done. Its zero value is to do nothing.
 type Plan struct {
 	// Writes are made in order of their Stage; those of one stage at once,
 	// slowly at first (1, 2, 4 …), so that a quota that refuses the first is not
@@ -73,7 +76,9 @@ type Write struct {
 	Stage int
 	// Optional: NotFound, AlreadyExists and Conflict do not fail the plan.
 	Optional bool
-	// Failed, if set, makes the event that tells of a refusal.
+	// Done and Failed, if set, make the event that tells of a success (got is what
+	// was written; for a delete, what was deleted) or of a refusal.
+	Done   func(got api.Object) Event
 	Failed func(err error) Event
 }
 

@@ -243,8 +243,7 @@ func (l *Loop) decide(ctx context.Context, ctl *controller, key Key) bool {
 	l.running.Add(1)
 	go func() {
 		defer l.running.Done()
-		o := outcome{controller: ctl, key: key, events: plan.Events}
-		o.marks, o.refused, o.err = carryOut(ctx, ctl.client, plan.Writes)
+		o := outcome{controller: ctl, key: key, events: plan.Events, result: carryOut(ctx, ctl.client, plan.Writes)}
 		select {
 		case l.done <- o:
 		case <-ctx.Done():
@@ -257,24 +256,27 @@ func (l *Loop) decide(ctx context.Context, ctl *controller, key Key) bool {
 type outcome struct {
 	controller *controller
 	key        Key
-	events     []Event
-	marks      []mark
-	refused    []Event
-	err        error
+	events     []Event // of the plan as a whole
+	result     result
 }
 
 // finish notes what became of a plan.
 func (l *Loop) finish(o outcome) {
 	<-l.slots
 	ctl, st := o.controller, o.controller.keys[o.key]
-	st.busy, st.pending = false, o.marks
-	for _, e := range o.refused {
+	st.busy, st.pending = false, o.result.marks
+	for _, e := range o.result.events {
 		l.c.Record(ctl.Name, e)
 	}
-	if o.err != nil {
+	for _, r := range o.result.refused {
+		if ctl.Refused != nil {
+			st.memory = ctl.Refused(st.memory, r.write, r.err)
+		}
+	}
+	if o.result.err != nil {
 		st.failures++
 		retry := backoff(st.failures)
-		l.c.Logger.Debug("plan refused", "controller", ctl.Name, "key", o.key, "retry", retry, "error", o.err)
+		l.c.Logger.Debug("plan refused", "controller", ctl.Name, "key", o.key, "retry", retry, "error", o.result.err)
 		l.wake(ctl, o.key, st, time.Now().Add(retry))
 		st.again = false
 	} else {
