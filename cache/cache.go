@@ -33,6 +33,9 @@ type Config struct {
 	// History is how many bytes may be in memory for the sake of past events,
 	// of all resources together; 0: 32 MiB.
 	History int64
+	// Queue is how many events may wait for one watcher; further ones it reads from
+	// the history. 0: 256.
+	Queue int
 	// Sweep is how often forms that nobody used are let go; 0: a minute.
 	Sweep time.Duration
 	// Logger; nil: slog.Default().
@@ -53,14 +56,15 @@ type Cache struct {
 	pending pending
 	waiters waiters
 
-	// told is the revision up to which all watchers have been told; it follows
-	// state's at once. Written with mu held.
-	told atomic.Int64
+	// told is the state that all watchers have been told of; it follows state at
+	// once. Written with mu held.
+	told atomic.Pointer[state]
 
 	// mu guards the histories and watchers of all tables. It is held for moments
 	// only, but by dispatch for as long as it takes to push a batch.
 	mu      sync.Mutex
-	history int64 // bytes of all histories; guarded by mu
+	history int64                 // bytes of all histories; guarded by mu
+	woken   map[*Watcher]struct{} // empty but during dispatch; guarded by mu
 }
 
 // state is everything at one revision.
@@ -77,6 +81,9 @@ func New(c Config) (*Cache, error) {
 	if c.History == 0 {
 		c.History = 32 << 20
 	}
+	if c.Queue == 0 {
+		c.Queue = 256
+	}
 	if c.Sweep == 0 {
 		c.Sweep = time.Minute
 	}
@@ -84,7 +91,7 @@ func New(c Config) (*Cache, error) {
 		c.Logger = slog.Default()
 	}
 	cache := &Cache{config: c, log: c.Logger, byPrefix: map[string]*Table{}, byRow: map[*api.Resource]*Table{},
-		ready: make(chan struct{}), pending: pending{byKey: map[string][]*Deposit{}}}
+		ready: make(chan struct{}), woken: map[*Watcher]struct{}{}, pending: pending{byKey: map[string][]*Deposit{}}}
 	for _, r := range c.Resources {
 		if r.Prefix == "" || r.View != nil {
 			continue
@@ -112,9 +119,10 @@ func New(c Config) (*Cache, error) {
 	}
 	first := &state{versions: make([]*version, len(cache.tables))}
 	for i, t := range cache.tables {
-		first.versions[i] = t.seen
+		first.versions[i] = t.work.clone()
 	}
 	cache.state.Store(first)
+	cache.told.Store(first)
 	return cache, nil
 }
 
@@ -124,7 +132,7 @@ func (c *Cache) Table(r *api.Resource) *Table { return c.byRow[r] }
 
 // Revision returns the revision up to which the cache has seen, and told its
 // watchers, everything.
-func (c *Cache) Revision() int64 { return c.told.Load() }
+func (c *Cache) Revision() int64 { return c.told.Load().revision }
 
 // Ready is closed when the cache has its first state.
 func (c *Cache) Ready() <-chan struct{} { return c.ready }
@@ -141,12 +149,12 @@ func (c *Cache) WaitReady(ctx context.Context) error {
 
 // WaitFor waits until the cache has seen revision.
 func (c *Cache) WaitFor(ctx context.Context, revision int64) error {
-	if c.told.Load() >= revision {
+	if c.Revision() >= revision {
 		return nil
 	}
 	seen := c.waiters.add(revision)
 	defer c.waiters.remove(seen)
-	if c.told.Load() >= revision {
+	if c.Revision() >= revision {
 		return nil
 	}
 	select {

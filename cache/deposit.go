@@ -53,6 +53,12 @@ func (t *Table) Deposit(obj api.Object) (*Deposit, error) {
 // Key is where Value is to be stored.
 func (d *Deposit) Key() string { return d.key }
 
+// Namespace returns the object's namespace.
+func (d *Deposit) Namespace() string { return d.namespace }
+
+// Name returns the object's name.
+func (d *Deposit) Name() string { return d.name }
+
 // Same tells whether storing the deposit over e would change nothing.
 func (d *Deposit) Same(e *Entry) bool {
 	if e.broken != nil {
@@ -69,7 +75,7 @@ func (d *Deposit) Commit(revision, created int64) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.table.cache.told.Load() >= revision {
+	if d.table.cache.Revision() >= revision {
 		d.table.cache.pending.drop(d) // the event is past: it will not be asked for
 	}
 	return entry, nil

@@ -2,9 +2,10 @@ package cache
 
 import "unique"
 
-// probe returns an entry that stands before all whose indexed field has the value.
-func (t *Table) probe(value string) *Entry {
-	e := &Entry{values: make([]unique.Handle[string], t.fieldPlace+1)}
+// probe returns an entry that stands where one with that field, namespace and
+// name would.
+func (t *Table) probe(value, namespace, name string) *Entry {
+	e := &Entry{namespace: namespace, name: name, values: make([]unique.Handle[string], t.fieldPlace+1)}
 	e.values[t.fieldPlace] = unique.Make(value)
 	return e
 }

@@ -50,13 +50,14 @@ func (t *Table) At(revision int64) (Snapshot, error) {
 func (t *Table) since(revision int64) (*version, []*Event, error) {
 	t.cache.mu.Lock()
 	defer t.cache.mu.Unlock()
-	if told := t.cache.told.Load(); revision > told {
-		return nil, nil, fmt.Errorf("revision %d, the newest is %d: %w", revision, told, ErrFuture)
+	told := t.cache.told.Load()
+	if revision > told.revision {
+		return nil, nil, fmt.Errorf("revision %d, the newest is %d: %w", revision, told.revision, ErrFuture)
 	}
 	if start := t.history.start; revision < start {
 		return nil, nil, tooOld(revision, start)
 	}
-	return t.seen, slices.Clone(t.history.after(revision)), nil
+	return told.versions[t.number], slices.Clone(t.history.after(revision)), nil
 }
 
 // known returns the state just before the table's event at a revision, if it is

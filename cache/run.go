@@ -110,8 +110,7 @@ func (c *Cache) restart(works []version, at int64) {
 	}
 	c.state.Store(next)
 	c.mu.Lock()
-	for i, t := range c.tables {
-		t.seen = next.versions[i]
+	for _, t := range c.tables {
 		t.history = history{start: at}
 		for _, watchers := range t.watchers {
 			for w := range watchers {
@@ -120,7 +119,7 @@ func (c *Cache) restart(works []version, at int64) {
 		}
 	}
 	c.history = 0
-	c.told.Store(at)
+	c.told.Store(next)
 	c.mu.Unlock()
 	c.waiters.wake(at)
 	c.pending.forget(at)
@@ -211,16 +210,20 @@ func (c *Cache) entryOf(t *Table, namespace, name string, value []byte, revision
 	return entry
 }
 
-// tell appends the events to the histories and pushes them to the watchers.
+// tell appends the events to the histories, pushes them to the watchers, and
+// then wakes these.
 func (c *Cache) tell(events []*Event, now *state) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range events {
-		e.table.seen = now.versions[e.table.number]
 		c.history += e.table.history.append(e)
-		e.table.watchers.tell(e)
+		e.table.watchers.tell(e, c.woken)
 	}
-	c.told.Store(now.revision)
+	c.told.Store(now)
+	for w := range c.woken {
+		w.signal()
+	}
+	clear(c.woken)
 	c.trimLocked()
 }
 

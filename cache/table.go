@@ -27,7 +27,6 @@ type Table struct {
 	work version
 
 	// Guarded by cache.mu.
-	seen     *version // what the watchers have been told of
 	history  history
 	watchers interests
 
@@ -50,7 +49,6 @@ func newTable(c *Cache, row *api.Resource, number int) *Table {
 		t.field, t.fieldPlace = indexed[row.Name], place
 	}
 	t.work = t.newVersion()
-	t.seen = t.work.clone()
 	return t
 }
 
@@ -131,8 +129,9 @@ func (s Snapshot) Get(namespace, name string) (*Entry, bool) {
 	return s.version.byName.Get(&Entry{namespace: namespace, name: name})
 }
 
-// All iterates over all entries in the order of their keys.
-func (s Snapshot) All() iter.Seq[*Entry] { return s.From("", "", "") }
+// All iterates over the entries of a namespace ("": of all), in the order of
+// their keys.
+func (s Snapshot) All(namespace string) iter.Seq[*Entry] { return s.From(namespace, "", "") }
 
 // From iterates, in the order of keys, over the entries of a namespace ("": all)
 // that are not before (fromNamespace, fromName).
@@ -151,12 +150,13 @@ func (s Snapshot) From(namespace, fromNamespace, fromName string) iter.Seq[*Entr
 	}
 }
 
-// Indexed iterates over the entries whose indexed field has the value, in the
-// order of keys. The table must have one (Table.Field).
-func (s Snapshot) Indexed(value string) iter.Seq[*Entry] {
+// Indexed iterates over the entries whose indexed field has the value and that
+// are not before (fromNamespace, fromName), in the order of keys. The table must
+// have an indexed field (Table.Field).
+func (s Snapshot) Indexed(value, fromNamespace, fromName string) iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {
 		t := s.table
-		from := t.probe(value)
+		from := t.probe(value, fromNamespace, fromName)
 		s.version.byField.AscendGreaterOrEqual(from, func(e *Entry) bool {
 			return e.values[t.fieldPlace].Value() == value && yield(e)
 		})

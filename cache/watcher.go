@@ -28,6 +28,8 @@ type Watcher struct {
 	interests []Interest
 	wake      chan struct{} // holds one; there may be something to take
 
+	after int64 // what was asked for
+
 	mu     sync.Mutex
 	queue  []*Event
 	last   int64 // everything of interest up to here was put into queue
@@ -35,76 +37,97 @@ type Watcher struct {
 	err    error // why the watch has ended
 }
 
-// queued is how many events may wait in a watcher's queue; more wait in the
-// history, where they cost nothing.
-const queued = 256
-
 // Wake has something to receive when Take may return more than the last time.
 func (w *Watcher) Wake() <-chan struct{} { return w.wake }
 
-// Take returns the events since the last call, and the revision up to which
-// there is nothing more to tell. ErrTooOld ends the watch.
-func (w *Watcher) Take() (events []*Event, revision int64, err error) {
+// Taken is what a watcher was told at a time.
+type Taken struct {
+	Events []*Event
+	// Revision up to which there is nothing more to tell.
+	Revision int64
+	// state is that at Revision; nil: there are more events, up to a later one.
+	state *state
+}
+
+// Complete tells that there was nothing more at the time of Take. Then Snapshot
+// returns what the events led to.
+func (t Taken) Complete() bool { return t.state != nil }
+
+// Snapshot returns a table's state at Revision. Only if Complete.
+func (t Taken) Snapshot(of *Table) Snapshot {
+	return Snapshot{Revision: t.Revision, table: of, version: t.state.versions[of.number]}
+}
+
+// Take returns the events since the last call. ErrTooOld ends the watch.
+func (w *Watcher) Take() (Taken, error) {
 	told := w.cache.told.Load() // before the queue: what was told is in there
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err != nil {
-		return nil, 0, w.err
+		return Taken{}, w.err
 	}
-	events, w.queue = w.queue, nil
-	if !w.behind {
-		w.last = max(w.last, told)
-		return events, w.last, nil
-	}
-	if len(events) > 0 {
+	events := w.queue
+	if w.behind {
+		if len(events) == 0 {
+			return w.takeFromHistory()
+		}
+		w.queue = nil
 		w.signal() // come back for what is in the history
-		return events, events[len(events)-1].Revision, nil
+		return Taken{Events: events, Revision: events[len(events)-1].Revision}, nil
 	}
-	return w.takeFromHistory()
+	// What is being told just now waits for the next call.
+	n := len(events)
+	for n > 0 && events[n-1].Revision > told.revision {
+		n--
+	}
+	events, w.queue = events[:n:n], events[n:]
+	if len(w.queue) == 0 {
+		w.queue = nil
+	}
+	return Taken{Events: events, Revision: max(w.after, told.revision), state: told}, nil
 }
 
 // takeFromHistory is called with w.mu held, and gives it up for a moment, since
-// Cache.mu comes first. Only dispatch, which holds Cache.mu, could come between.
-func (w *Watcher) takeFromHistory() ([]*Event, int64, error) {
+// Cache.mu comes first. Only dispatch, which holds Cache.mu, could come between,
+// and it leaves alone who is behind.
+func (w *Watcher) takeFromHistory() (Taken, error) {
 	w.mu.Unlock()
 	w.cache.mu.Lock()
 	defer w.cache.mu.Unlock()
 	w.mu.Lock()
 	if w.err != nil {
-		return nil, 0, w.err
+		return Taken{}, w.err
 	}
-	events, complete, err := w.cache.pastLocked(w.interests, w.last, queued)
+	events, complete, err := w.cache.pastLocked(w.interests, w.last, w.cache.config.Queue)
 	if err != nil {
 		w.err = err
-		return nil, 0, err
+		return Taken{}, err
 	}
-	if complete {
-		w.behind = false
-		w.last = max(w.last, w.cache.told.Load())
-		if n := len(events); n > 0 {
-			w.last = max(w.last, events[n-1].Revision)
-		}
-	} else {
+	if !complete {
 		w.last = events[len(events)-1].Revision
 		w.signal()
+		return Taken{Events: events, Revision: w.last}, nil
 	}
-	return events, w.last, nil
+	told := w.cache.told.Load()
+	w.behind, w.last = false, max(w.last, told.revision)
+	return Taken{Events: events, Revision: w.last, state: told}, nil
 }
 
-// push is called by dispatch, with Cache.mu held.
-func (w *Watcher) push(e *Event) {
+// push is called by dispatch, with Cache.mu held. It returns whether the watcher
+// has to be woken, which dispatch does when all is told.
+func (w *Watcher) push(e *Event) (wake bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if e.Revision <= w.last || w.behind || w.err != nil {
-		return // told already (two interests met in one event), or to be read from the history
+		return false // told already (two interests met in one event), or to be read from the history
 	}
-	if len(w.queue) >= queued {
+	if len(w.queue) >= w.cache.config.Queue {
 		w.behind = true
-		return
+		return true
 	}
 	w.queue = append(w.queue, e)
 	w.last = e.Revision
-	w.signal()
+	return true
 }
 
 // end ends the watch with an error, which Take will return.
@@ -145,7 +168,7 @@ func (c *Cache) Watch(after int64, in ...Interest) (*Watcher, error) {
 		}
 	}
 	w := c.registerLocked(after, in)
-	w.behind = after < c.told.Load()
+	w.behind = after < c.told.Load().revision
 	w.signal()
 	return w, nil
 }
@@ -158,13 +181,13 @@ func (c *Cache) WatchFromNow(in ...Interest) (*Watcher, []Snapshot) {
 	told := c.told.Load()
 	states := make([]Snapshot, len(in))
 	for i := range in {
-		states[i] = Snapshot{Revision: told, table: in[i].Table, version: in[i].Table.seen}
+		states[i] = Snapshot{Revision: told.revision, table: in[i].Table, version: told.versions[in[i].Table.number]}
 	}
-	return c.registerLocked(told, in), states
+	return c.registerLocked(told.revision, in), states
 }
 
 func (c *Cache) registerLocked(after int64, in []Interest) *Watcher {
-	w := &Watcher{cache: c, interests: in, wake: make(chan struct{}, 1), last: after}
+	w := &Watcher{cache: c, interests: in, wake: make(chan struct{}, 1), after: after, last: after}
 	for _, i := range in {
 		i.Table.watchers.add(i, w)
 	}
@@ -275,19 +298,19 @@ func (s interests) remove(i Interest, w *Watcher) {
 	}
 }
 
-// tell pushes the event to all who are interested.
-func (s interests) tell(e *Event) {
+// tell pushes the event to all who are interested, and notes who has to be woken.
+func (s interests) tell(e *Event, woken map[*Watcher]struct{}) {
 	entry := e.New
 	if entry == nil {
 		entry = e.Old
 	}
-	s.push(interest{by: 'a'}, e)
+	s.push(interest{by: 'a'}, e, woken)
 	if entry.namespace != "" {
-		s.push(interest{by: 'n', a: entry.namespace}, e)
+		s.push(interest{by: 'n', a: entry.namespace}, e, woken)
 	}
-	s.push(interest{by: 'o', a: entry.namespace, b: entry.name}, e)
+	s.push(interest{by: 'o', a: entry.namespace, b: entry.name}, e, woken)
 	if entry.namespace != "" {
-		s.push(interest{by: 'o', b: entry.name}, e)
+		s.push(interest{by: 'o', b: entry.name}, e, woken)
 	}
 	if e.table.field == "" {
 		return
@@ -295,24 +318,38 @@ func (s interests) tell(e *Event) {
 	before, had := "", false
 	if e.Old != nil {
 		if before, had = e.table.value(e.Old); had {
-			s.push(interest{by: 'v', a: before}, e)
+			s.push(interest{by: 'v', a: before}, e, woken)
 		}
 	}
 	if e.New != nil {
 		if now, has := e.table.value(e.New); has && (!had || now != before) {
-			s.push(interest{by: 'v', a: now}, e)
+			s.push(interest{by: 'v', a: now}, e, woken)
 		}
 	}
 }
 
-func (s interests) push(key interest, e *Event) {
+func (s interests) push(key interest, e *Event, woken map[*Watcher]struct{}) {
 	for w := range s[key] {
-		if key.by != 'v' || anyMatches(w.interests, e) {
-			w.push(e)
+		if key.by == 'v' && !anyMatches(w.interests, e) {
+			continue
+		}
+		if w.push(e) {
+			woken[w] = struct{}{}
 		}
 	}
 }
 
-func tooOld(revision, oldest int64) error {
-	return fmt.Errorf("revision %d, the oldest known is %d: %w", revision, oldest, ErrTooOld)
+// TooOldError is an ErrTooOld that says how old is too old.
+type TooOldError struct {
+	Revision int64 // that was asked for
+	Oldest   int64 // that the history reaches back to
 }
+
+func (e *TooOldError) Error() string {
+	return fmt.Sprintf("revision %d is %v: it reaches back to %d", e.Revision, ErrTooOld, e.Oldest)
+}
+
+// Is tells that the error is an ErrTooOld.
+func (e *TooOldError) Is(target error) bool { return target == ErrTooOld }
+
+func tooOld(revision, oldest int64) error { return &TooOldError{revision, oldest} }
