@@ -1,13 +1,115 @@
 package apiserver
 
-import "context"
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync/atomic"
 
-// limiter keeps the number of requests in flight below the caps, with a lane of
-// its own for what must always get through.
-type limiter struct{}
+	"k8s.io/apiserver/pkg/authentication/user"
+)
 
-// admit waits for nothing: it takes a place or fails with 429. Whoever gets a
-// release must call it when the request is over.
+// limiter keeps the number of requests in flight below the caps. Nothing waits:
+// a request gets a place or is told to come back in a second. Three lanes have
+// caps of their own, so that users' load cannot shut the cluster's own parts
+// out; what must always get through has no cap (see lane).
+type limiter struct {
+	reads, writes, system gate
+	// long counts requests that stay (watches, logs, exec …). They hold no place.
+	long atomic.Int64
+}
+
+func newLimiter(c FrontConfig) *limiter {
+	reads, writes := c.MaxReads, c.MaxWrites
+	if reads == 0 {
+		reads = 400
+	}
+	if writes == 0 {
+		writes = 200
+	}
+	l := &limiter{}
+	l.reads.cap, l.writes.cap, l.system.cap = int64(reads), int64(writes), int64(reads+writes)
+	return l
+}
+
+// gate counts up to a cap.
+type gate struct {
+	cap   int64
+	taken atomic.Int64
+}
+
+func (g *gate) enter() bool {
+	if g.taken.Add(1) <= g.cap {
+		return true
+	}
+	g.taken.Add(-1)
+	return false
+}
+
+func (g *gate) leave() { g.taken.Add(-1) }
+
+func nothing() {}
+
+// admit takes a place or fails with 429. Whoever gets a release must call it
+// when the request is over.
 func (l *limiter) admit(ctx context.Context, r *Request) (release func(), err error) {
-	return func() {}, nil
+	g := l.lane(r)
+	if g == nil {
+		return nothing, nil
+	}
+	if !g.enter() {
+		return nil, tooManyRequests()
+	}
+	return g.leave, nil
+}
+
+// lane says which cap counts for a request. None (nil) for what must always get
+// through: health, the leases that keep nodes and leaders alive, an
+// administrator; and for what stays, which would block the lane.
+func (l *limiter) lane(r *Request) *gate {
+	switch {
+	case longRunning(r), alwaysServed(r):
+		return nil
+	case ofSystem(r.User):
+		return &l.system
+	case mutates(r.Verb):
+		return &l.writes
+	}
+	return &l.reads
+}
+
+func alwaysServed(r *Request) bool {
+	if r.Resource == nil {
+		return strings.HasPrefix(r.Path, "/livez") || strings.HasPrefix(r.Path, "/readyz") || strings.HasPrefix(r.Path, "/healthz")
+	}
+	if r.User != nil && slices.Contains(r.User.GetGroups(), user.SystemPrivilegedGroup) {
+		return true
+	}
+	return r.Resource.Group == "coordination.k8s.io" && r.Name != "" && ofSystem(r.User)
+}
+
+// ofSystem: the user is a part of the cluster itself.
+func ofSystem(u user.Info) bool {
+	if u == nil {
+		return false
+	}
+	name := u.GetName()
+	return strings.HasPrefix(name, "system:kube-") || strings.HasPrefix(name, "system:node:") ||
+		strings.HasPrefix(name, "system:serviceaccount:kube-system:")
+}
+
+func mutates(verb string) bool {
+	switch verb {
+	case "get", "list", "watch", "head":
+		return false
+	}
+	return true
+}
+
+// longRunning: the request stays as long as its client likes.
+func longRunning(r *Request) bool {
+	if r.Resource == nil {
+		return strings.HasPrefix(r.Path, "/debug/pprof/")
+	}
+	return r.Verb == "watch" || r.streams()
 }

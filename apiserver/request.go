@@ -30,6 +30,11 @@ type Request struct {
 	Namespace   string // "" for cluster-scoped, and for all namespaces
 	Name        string // "" for collections
 	Path        string // of a request that is not for a resource
+	SubPath     string // what follows the proxy subresource: "/metrics", or ""
+
+	// missing: Resource is named by the request but not served. It is refused,
+	// after authorization, so that the answer tells nothing to a stranger.
+	missing bool
 
 	Body Body   // create, update, patch, delete
 	Out  Output // what the answer should look like

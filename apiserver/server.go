@@ -29,6 +29,14 @@ func (s *Server) serve(ctx context.Context, r *Request) (result *Result, err err
 	if r.Resource == nil {
 		return s.servePath(ctx, r)
 	}
+	if err := served(r); err != nil {
+		return nil, err
+	}
+	if r.HTTP != nil { // a stranger's body is never read: it stands after authorize
+		if err := r.read(r.HTTP); err != nil {
+			return nil, err
+		}
+	}
 	if r.Subresource != "" {
 		if act := s.action(r); act != nil {
 			return act(ctx, r)
