@@ -1,5 +1,4 @@
-	c.authenticate(req)
-	resp, errpackage registry
+package registry
 
 import (
 	"context"
@@ -51,9 +50,6 @@ func (c *Client) Push(ctx context.Context, ref string, what remote.Taggable, pro
 		return "", fmt.Errorf("push %s: %w", ref, err)
 	}
 	options := []remote.Option{remote.WithContext(ctx), remote.WithTransport(&mirrorTransport{c: c, ns: parsed.Context().RegistryStr()})}
-	if c.c.Username != "" || c.c.Password != "" {
-		options = append(options, remote.WithAuth(&authn.Basic{Username: c.c.Username, Password: c.c.Password}))
-	}
 	var told chan struct{}
 	if progress != nil {
 		updates := make(chan v1.Update, 16)
@@ -244,9 +240,7 @@ func (c *Client) do(ctx context.Context, method, p string) (*http.Response, erro
 	if err != nil {
 		return nil, err
 	}
-	if c.c.Username != "" || c.c.Password != "" {
-		req.SetBasicAuth(c.c.Username, c.c.Password)
-	}
+	c.authenticate(req)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err
