@@ -432,7 +432,9 @@ func TestManyPushAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		mu.Lock()
 		last[digestOf(t, img)] = true
+		mu.Unlock()
 		g.Go(func() error {
 			if err := remote.Write(ref, img); err != nil {
 				return err
