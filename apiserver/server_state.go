@@ -87,12 +87,16 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil // the cache's own error is the one to return
 		}
 		if err := s.bootstrap(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return fmt.Errorf("bootstrap: %w", err)
 		}
 		close(s.ready)
 		return nil
 	})
 	group.Go(func() error { return s.auth.run(ctx, s) })  // what authentication and authorization keep up to date
+	group.Go(func() error { return s.write.run(ctx, s) }) // what belongs to writing but to no request
 	group.Go(func() error { return s.front.run(ctx, s) }) // listeners; health answers before ready
 	return group.Wait()
 }
