@@ -1,6 +1,161 @@
 package apiserver
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"skiff/api"
+	"skiff/apiserver/admission"
+	"skiff/store"
+)
+
+// nameAttempts is how many generated names are tried before giving up.
+const nameAttempts = 8
+
+// eventTTL is how long events are kept.
+const eventTTL = time.Hour
 
 // create answers POST to a collection.
-func (s *Server) create(ctx context.Context, r *Request) (*Result, error) { panic("in work") }
+func (s *Server) create(ctx context.Context, r *Request) (*Result, error) {
+	obj, err := r.decodeObject()
+	if err != nil {
+		return nil, err
+	}
+	wipe(obj)
+	if err := matchNamespace(r, obj); err != nil {
+		return nil, err
+	}
+	dedupOwners(r, obj, "")
+	if err := s.owners.update(r, r.Resource.Kind.New(), obj); err != nil {
+		return nil, err
+	}
+	return s.insert(ctx, r, toStored(r.Resource, obj))
+}
+
+// insert admits, judges and stores a new object in the storage's version: the
+// second half of create, shared with updates and apply patches that create.
+func (s *Server) insert(ctx context.Context, r *Request, obj api.Object) (*Result, error) {
+	row := stored(r.Resource)
+	w := s.judged(r, "create", obj, nil)
+	if err := s.admission.Mutate(ctx, w); err != nil {
+		return nil, err
+	}
+	dedupOwners(r, obj, afterAdmission)
+	row.Kind.Default(obj)
+	if obj.GetResourceVersion() != "" {
+		return nil, errVersionOnCreate()
+	}
+	row.Kind.Create(obj)
+	if err := s.plan(r, obj, nil); err != nil {
+		return nil, err
+	}
+
+	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	for attempt := 1; ; attempt++ {
+		baptize(row, obj)
+		result, err := s.insertNamed(ctx, r, w, obj, generated)
+		if !generated || !apierrors.IsAlreadyExists(err) {
+			return result, err
+		}
+		if attempt == nameAttempts {
+			return nil, apierrors.NewGenerateNameConflict(r.Resource.GroupResource(), obj.GetName(), 1)
+		}
+		obj.SetName("")
+	}
+}
+
+// insertNamed judges and stores a new object that has its name. With keep the
+// caller goes on using obj.
+func (s *Server) insertNamed(ctx context.Context, r *Request, w *admission.Write, obj api.Object, keep bool) (*Result, error) {
+	row := stored(r.Resource)
+	if err := validateNew(row, obj); err != nil {
+		return nil, err
+	}
+	s.warnAbout(r, row, obj, nil)
+	w.Name = obj.GetName()
+	taken, err := s.allocate(ctx, r, obj, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer taken.settle()
+	if err := s.admission.Validate(ctx, w); err != nil {
+		return nil, err
+	}
+	if r.Write.DryRun {
+		if _, err := s.current(ctx, row, obj.GetNamespace(), obj.GetName()); err == nil {
+			return nil, apierrors.NewAlreadyExists(r.Resource.GroupResource(), obj.GetName())
+		}
+		return &Result{Code: http.StatusCreated, Object: shownObject(r.Resource, obj)}, nil
+	}
+	namespace, name := obj.GetNamespace(), obj.GetName()
+	if keep {
+		obj = obj.DeepCopyObject().(api.Object)
+	}
+	entry, err := s.put(ctx, row, obj, s.condition(r, row, 0))
+	if err != nil {
+		return nil, s.explainExisting(ctx, r, namespace, name, err)
+	}
+	taken.keep()
+	return &Result{Code: http.StatusCreated, Entry: entry.As(r.Resource)}, nil
+}
+
+// explainExisting adds to AlreadyExists that the object is about to go.
+func (s *Server) explainExisting(ctx context.Context, r *Request, namespace, name string, err error) error {
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	exists := apierrors.NewAlreadyExists(r.Resource.GroupResource(), name)
+	if entry, getErr := s.currentStored(ctx, stored(r.Resource), namespace, name); getErr == nil && entry.Object().GetDeletionTimestamp() != nil {
+		exists.ErrStatus.Message = "object is being deleted: " + exists.ErrStatus.Message
+	}
+	return exists
+}
+
+// condition says when a write may happen: when the key is at revision, and the
+// writer's epoch, if it has one, is not over.
+func (s *Server) condition(r *Request, row *api.Resource, revision int64) store.Condition {
+	c := store.Condition{Revision: revision, Fence: r.Fence}
+	if row.Group == "" && row.Name == "events" {
+		c.TTL = eventTTL
+	}
+	return c
+}
+
+// warnAbout adds the warnings that the kind has about an object, and that its
+// kind is not acted on.
+func (s *Server) warnAbout(r *Request, row *api.Resource, obj, old api.Object) {
+	for _, text := range row.Kind.Warn(obj, old) {
+		r.Warn(text)
+	}
+	if row.Inert != "" {
+		r.Warn(fmt.Sprintf("%s are stored but not acted on yet: %s", row, row.Inert))
+	}
+}
+
+// judged is the write as admission sees it, in the storage's version.
+func (s *Server) judged(r *Request, verb string, obj, old api.Object) *admission.Write {
+	w := &admission.Write{
+		User: r.User, Verb: verb, Resource: stored(r.Resource), Subresource: r.Subresource,
+		Namespace: r.Namespace, Name: r.Name, Old: old, DryRun: r.Write.DryRun, Warn: r.Warn,
+	}
+	if obj != nil {
+		w.Object = obj
+		if w.Name == "" {
+			w.Name = obj.GetName()
+		}
+	}
+	if w.Resource.Group == "" && w.Resource.Name == "namespaces" {
+		w.Namespace = w.Name
+	}
+	return w
+}
+
+// shownObject is an answer that stands in no cache, in the version of the URL
+// and with its kind.
+func shownObject(row *api.Resource, obj api.Object) api.Object {
+	return withKind(fromStored(row, obj), row.GVK())
+}

@@ -1,6 +1,231 @@
 package apiserver
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+
+	"skiff/api"
+)
+
+// maxPatchOperations is how many operations one JSON patch may have.
+const maxPatchOperations = 10000
 
 // patch answers PATCH, to an object or to one of its parts.
-func (s *Server) patch(ctx context.Context, r *Request) (*Result, error) { panic("in work") }
+func (s *Server) patch(ctx context.Context, r *Request) (*Result, error) {
+	if err := partExists(r); err != nil {
+		return nil, err
+	}
+	if r.PatchType == types.ApplyYAMLPatchType {
+		return s.apply(ctx, r)
+	}
+	p, err := newPatch(r, r.Resource.GVK(), r.Resource.Kind.New)
+	if err != nil {
+		return nil, err
+	}
+	return s.modify(ctx, r, change{make: func(_ context.Context, old api.Object) (api.Object, error) {
+		shown := fromStored(r.Resource, old)
+		obj, err := p.to(shown)
+		if err != nil {
+			return nil, err
+		}
+		r.Resource.Kind.Default(obj)
+		if err := s.owners.update(r, old, obj); err != nil {
+			return nil, err
+		}
+		return toStored(r.Resource, obj), nil
+	}})
+}
+
+// patch is what a client sent with PATCH, parsed once for all tries.
+type patch struct {
+	r     *Request
+	kind  schema.GroupVersionKind // of what is patched: the URL's, or Scale
+	empty func() api.Object
+	// apply changes the JSON of an object (JSON and merge patches) …
+	apply func(document []byte) ([]byte, error)
+	// … or its fields as a map (strategic merge patches).
+	merge map[string]any
+	// dubious are the fields that are given twice.
+	dubious []error
+}
+
+func newPatch(r *Request, kind schema.GroupVersionKind, empty func() api.Object) (*patch, error) {
+	if !json.Valid(r.Body.Bytes) {
+		return nil, apierrors.NewBadRequest("invalid JSON patch")
+	}
+	p := &patch{r: r, kind: kind, empty: empty}
+	switch r.PatchType {
+	case types.JSONPatchType:
+		return p, p.parseJSONPatch()
+	case types.MergePatchType:
+		return p, p.parseMergePatch()
+	case types.StrategicMergePatchType:
+		return p, p.parseStrategic()
+	}
+	return nil, unsupportedMediaType(patchTypes)
+}
+
+// strict tells whether unknown and duplicate fields matter.
+func (p *patch) strict() bool { return p.r.Write.FieldValidation != metav1.FieldValidationIgnore }
+
+func (p *patch) parseJSONPatch() error {
+	if p.strict() {
+		var operations []struct {
+			Op    string `json:"op"`
+			Path  string `json:"path"`
+			From  string `json:"from"`
+			Value any    `json:"value"`
+		}
+		dubious, err := kjson.UnmarshalStrict(p.r.Body.Bytes, &operations)
+		if err != nil {
+			return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		}
+		for _, d := range dubious {
+			p.dubious = append(p.dubious, fmt.Errorf("json patch %v", d))
+		}
+	}
+	operations, err := jsonpatch.DecodePatch(p.r.Body.Bytes)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if len(operations) > maxPatchOperations {
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+			"The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(operations)))
+	}
+	p.apply = func(document []byte) ([]byte, error) {
+		patched, err := operations.Apply(document)
+		if err != nil {
+			return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+		}
+		return patched, nil
+	}
+	return nil
+}
+
+func (p *patch) parseMergePatch() error {
+	if p.strict() {
+		var fields map[string]any
+		dubious, err := kjson.UnmarshalStrict(p.r.Body.Bytes, &fields)
+		if err != nil {
+			return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		}
+		p.dubious = dubious
+	}
+	p.apply = func(document []byte) ([]byte, error) {
+		patched, err := jsonpatch.MergePatch(document, p.r.Body.Bytes)
+		if errors.Is(err, jsonpatch.ErrBadJSONPatch) {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		return patched, err
+	}
+	return nil
+}
+
+func (p *patch) parseStrategic() (err error) {
+	p.merge = make(map[string]any)
+	if p.strict() {
+		p.dubious, err = kjson.UnmarshalStrict(p.r.Body.Bytes, &p.merge)
+	} else {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(p.r.Body.Bytes, &p.merge)
+	}
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	return nil
+}
+
+// to returns the patched form of old, which is in the version of the URL.
+func (p *patch) to(old api.Object) (api.Object, error) {
+	if p.merge != nil {
+		return p.mergeInto(old)
+	}
+	document, err := json.Marshal(withKind(old, p.kind))
+	if err != nil {
+		return nil, fmt.Errorf("patch %s %s: %w", p.r.Resource, p.r.Name, err)
+	}
+	patched, err := p.apply(document)
+	if err != nil {
+		return nil, err
+	}
+	obj := p.empty()
+	_, dubious, err := unmarshalJSON(patched, p.kind, obj, p.strict())
+	if err != nil {
+		return nil, badPatch(string(patched), err)
+	}
+	if err := p.report(dubious, string(patched)); err != nil {
+		return nil, err
+	}
+	clearKind(obj)
+	return obj, nil
+}
+
+func (p *patch) mergeInto(old api.Object) (api.Object, error) {
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(withKind(old, p.kind))
+	if err != nil {
+		return nil, fmt.Errorf("patch %s %s: %w", p.r.Resource, p.r.Name, err)
+	}
+	// Merging consumes both of its arguments.
+	patched, err := strategicpatch.StrategicMergeMapPatch(fields, runtime.DeepCopyJSON(p.merge), p.empty())
+	if err != nil {
+		return nil, strategicError(err)
+	}
+	obj := p.empty()
+	var dubious []error
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(patched, obj, p.strict()); err != nil {
+		strict, ok := runtime.AsStrictDecodingError(err)
+		if !ok {
+			return nil, badPatch(fmt.Sprintf("%+v", p.merge), err)
+		}
+		dubious = strict.Errors()
+	}
+	if err := p.report(dubious, fmt.Sprintf("%+v", p.merge)); err != nil {
+		return nil, err
+	}
+	if found := obj.GetObjectKind().GroupVersionKind(); found != p.kind {
+		return nil, badPatch(fmt.Sprintf("%+v", p.merge), fmt.Errorf("the patch changes the kind to %s", found))
+	}
+	clearKind(obj)
+	return obj, nil
+}
+
+// report warns about, or refuses, fields that are unknown or given twice.
+func (p *patch) report(unknown []error, value string) error {
+	all := append(p.dubious[:len(p.dubious):len(p.dubious)], unknown...)
+	if len(all) == 0 {
+		return nil
+	}
+	if err := p.r.dubious(all); err != nil {
+		return badPatch(value, err)
+	}
+	return nil
+}
+
+// badPatch says that what a patch makes of an object is no object of the kind.
+func badPatch(value string, err error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, err.Error())})
+}
+
+func strategicError(err error) error {
+	switch err {
+	case mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys,
+		mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat:
+		return apierrors.NewBadRequest(err.Error())
+	case mergepatch.ErrNoListOfLists, mergepatch.ErrPatchContentNotMatchRetainKeys:
+		return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	}
+	return err
+}

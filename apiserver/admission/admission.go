@@ -7,8 +7,11 @@ package admission
 
 import (
 	"context"
+	"fmt"
 	"iter"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -63,6 +66,92 @@ type Chain []Step
 type Config struct {
 	Reader     Reader
 	Authorizer authorizer.Authorizer
+}
+
+// New returns the built-in steps. Their order is the behaviour: what one fills
+// in, those after it judge.
+func New(c Config) Chain {
+	cluster := cluster{Reader: c.Reader, authz: c.Authorizer}
+	return Chain{
+		{Name: "NamespaceLifecycle", Mutate: cluster.namespaceLifecycle},
+		{Name: "LimitRanger", Mutate: cluster.fillLimits, Validate: cluster.checkLimits},
+		{Name: "ServiceAccount", Mutate: cluster.fillServiceAccount, Validate: cluster.checkServiceAccount},
+		{Name: "NodeRestriction", Mutate: cluster.restrictNode},
+		{Name: "TaintNodesByCondition", Mutate: taintNewNode},
+		{Name: "PodSecurity", Validate: newPodSecurity(c.Reader)},
+		{Name: "Priority", Mutate: cluster.fillPriority, Validate: cluster.checkPriorityClass},
+		{Name: "DefaultTolerationSeconds", Mutate: fillTolerations},
+		{Name: "DefaultStorageClass", Mutate: cluster.fillStorageClass},
+		{Name: "StorageObjectInUseProtection", Mutate: protectStorage},
+		{Name: "OwnerReferencesPermissionEnforcement", Validate: cluster.checkOwners},
+		{Name: "PersistentVolumeClaimResize", Validate: cluster.checkResize},
+		{Name: "RuntimeClass", Mutate: cluster.fillRuntimeClass, Validate: cluster.checkOverhead},
+		{Name: "CertificateApproval", Validate: cluster.checkApproval},
+		{Name: "CertificateSigning", Validate: cluster.checkSigning},
+		{Name: "CertificateSubjectRestriction", Validate: checkSubject},
+		{Name: "DefaultIngressClass", Mutate: cluster.fillIngressClass},
+		{Name: "PodTopologyLabels", Mutate: cluster.copyTopology},
+		// Policies, webhooks and quota come last, since they judge what the others have made.
+	}
+}
+
+// cluster is what the steps see of the cluster.
+type cluster struct {
+	Reader
+	authz authorizer.Authorizer
+}
+
+// live reads from the cache, and where the object is not there, once from the
+// store: the cache may lag behind the client's own last write.
+func live[T api.Object](ctx context.Context, c cluster, namespace, name string) (T, error) {
+	row := api.For[T]()
+	if obj, ok := c.Get(row, namespace, name); ok {
+		return obj.(T), nil
+	}
+	obj, err := c.Live(ctx, row, namespace, name)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return obj.(T), nil
+}
+
+// list ranges over the objects of a type in a namespace ("": all).
+func list[T api.Object](c Reader, namespace string) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for obj := range c.List(api.For[T](), namespace) {
+			if !yield(obj.(T)) {
+				return
+			}
+		}
+	}
+}
+
+// is tells whether a write goes to a resource of the core group or, with a
+// dot, of another ("ingresses.networking.k8s.io"), and to that subresource.
+func (w *Write) is(resource, subresource string) bool {
+	return w.Subresource == subresource && w.Resource.String() == resource
+}
+
+// forbid refuses a write.
+func (w *Write) forbid(format string, args ...any) error {
+	name := w.Name
+	if name == "" {
+		name = "Unknown"
+		if meta, ok := w.Object.(metav1.Object); ok && meta.GetName() != "" {
+			name = meta.GetName()
+		} else if ok && meta.GetGenerateName() != "" {
+			name = meta.GetGenerateName()
+		}
+	}
+	return apierrors.NewForbidden(w.Resource.GroupResource(), name, fmt.Errorf(format, args...))
+}
+
+// allowed asks whether the user may do what the attributes say.
+func (c cluster) allowed(ctx context.Context, at authorizer.AttributesRecord) (bool, string, error) {
+	at.ResourceRequest = true
+	decision, reason, err := c.authz.Authorize(ctx, at)
+	return decision == authorizer.DecisionAllow, reason, err
 }
 
 // Mutate runs the steps that may change the object.

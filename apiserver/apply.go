@@ -1,0 +1,66 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"skiff/api"
+)
+
+// apply answers an apply patch: the client says which fields it wants and with
+// which values, and owns exactly these. What others own with another value is a
+// conflict, unless the patch is forced.
+func (s *Server) apply(ctx context.Context, r *Request) (*Result, error) {
+	sent := make(map[string]any)
+	if err := yaml.Unmarshal(r.Body.Bytes, &sent); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	merge := func(old api.Object) (api.Object, error) {
+		// The merge consumes its argument, and may happen again.
+		applied := (&unstructured.Unstructured{Object: sent}).DeepCopy()
+		obj, err := s.owners.apply(r, old, applied)
+		if err != nil {
+			return nil, err
+		}
+		return obj, r.duplicatesInYAML()
+	}
+	return s.modify(ctx, r, change{
+		make: func(_ context.Context, old api.Object) (api.Object, error) { return merge(old) },
+		absent: func(context.Context) (api.Object, error) {
+			if r.Subresource != "" {
+				return nil, apierrors.NewNotFound(r.Resource.GroupResource(), r.Name)
+			}
+			obj, err := merge(stored(r.Resource).Kind.New())
+			if err != nil {
+				return nil, err
+			}
+			if uid := obj.GetUID(); uid != "" {
+				return nil, apierrors.NewConflict(r.Resource.GroupResource(), r.Name, fmt.Errorf(
+					"uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
+			}
+			return obj, nil
+		},
+	})
+}
+
+// duplicatesInYAML reports keys that the configuration gives twice.
+func (r *Request) duplicatesInYAML() error {
+	if r.Write.FieldValidation == metav1.FieldValidationIgnore {
+		return nil
+	}
+	var fields map[string]any
+	err := yaml.UnmarshalStrict(r.Body.Bytes, &fields)
+	switch {
+	case err == nil:
+		return nil
+	case r.Write.FieldValidation == metav1.FieldValidationStrict:
+		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding patch: %v", err))
+	}
+	return r.dubious([]error{errors.New(err.Error())})
+}

@@ -1,0 +1,70 @@
+package apiserver
+
+import (
+	"context"
+	"iter"
+
+	"golang.org/x/sync/errgroup"
+
+	"skiff/api"
+	"skiff/apiserver/admission"
+	"skiff/apiserver/alloc"
+)
+
+// write is what the verbs that write have of their own: create, update, patch,
+// delete and deletecollection, each in the file of its name, and the
+// subresources binding, eviction and scale.
+type write struct {
+	admission admission.Chain
+	owners    *owners
+	services  *alloc.Services
+}
+
+func newWrite(s *Server) (write, error) {
+	return write{
+		admission: admission.New(admission.Config{Reader: reader{s}, Authorizer: s.authz}),
+		owners:    newOwners(s.log),
+		services:  alloc.New(alloc.Config{Store: s.store, Cluster: addressBook{s}, Log: s.log}),
+	}, nil
+}
+
+// run does what belongs to writing but to no request, until ctx ends.
+func (w *write) run(ctx context.Context, s *Server) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { w.owners.prepare(ctx); return nil })
+	group.Go(func() error { return s.repair(ctx) })
+	return group.Wait()
+}
+
+// reader is the cluster's state as admission sees it: the cache, without
+// authorization, since it is the server itself that looks.
+type reader struct{ s *Server }
+
+// Get reads from the cache.
+func (r reader) Get(row *api.Resource, namespace, name string) (api.Object, bool) {
+	entry, ok := r.s.table(row).Get(namespace, name)
+	if !ok || entry.Err() != nil {
+		return nil, false
+	}
+	return entry.Object(), true
+}
+
+// Live reads the newest state.
+func (r reader) Live(ctx context.Context, row *api.Resource, namespace, name string) (api.Object, error) {
+	entry, err := r.s.currentStored(ctx, row, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	return entry.Object(), nil
+}
+
+// List reads a namespace, or with "" all, from the cache.
+func (r reader) List(row *api.Resource, namespace string) iter.Seq[api.Object] {
+	return func(yield func(api.Object) bool) {
+		for entry := range r.s.table(row).Snapshot().All(namespace) {
+			if entry.Err() == nil && !yield(entry.Object()) {
+				return
+			}
+		}
+	}
+}
