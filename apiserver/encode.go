@@ -224,11 +224,14 @@ func appendJSONEntry(buf []byte, e *cache.Entry) ([]byte, error) {
 
 // The wrapping of protobuf messages, runtime.Unknown: type, message, and two
 // empty strings.
-const envelopeTail = "\x1a\x00\x22\x00"
+const (
+	envelopeMagic = "k8s\x00"
+	envelopeTail  = "\x1a\x00\x22\x00"
+)
 
 // appendEnvelope appends all that stands before a message of that size.
 func appendEnvelope(buf []byte, apiVersion, kind string, size int) []byte {
-	buf = append(buf, protobufMagic...)
+	buf = append(buf, envelopeMagic...)
 	meta := fieldSize(len(apiVersion)) + fieldSize(len(kind))
 	buf = append(buf, 1<<3|2)
 	buf = binary.AppendUvarint(buf, uint64(meta))
@@ -239,7 +242,7 @@ func appendEnvelope(buf []byte, apiVersion, kind string, size int) []byte {
 }
 
 func envelopeSize(apiVersion, kind string, size int) int {
-	return len(protobufMagic) + fieldSize(fieldSize(len(apiVersion))+fieldSize(len(kind))) + fieldSize(size) + len(envelopeTail)
+	return len(envelopeMagic) + fieldSize(fieldSize(len(apiVersion))+fieldSize(len(kind))) + fieldSize(size) + len(envelopeTail)
 }
 
 // fieldSize is the size of a length-delimited field with a small number.
