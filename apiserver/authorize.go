@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/authorization/union"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -76,7 +75,19 @@ func newAuth(s *Server, c AuthConfig) (auth, error) {
 		rules, _ := a.rbac.RoleRules(rbacv1.RoleRef{Kind: "ClusterRole", Name: "system:node"}, "")
 		return rbac.Allows(rules, at)
 	})
-	a.authz = union.New(authorizer.AuthorizerFunc(privileged), a.node, a.rbac)
+	a.authz = authorizer.AuthorizerFunc(func(ctx context.Context, at authorizer.Attributes) (authorizer.Decision, string, error) {
+		if privileged(at.GetUser()) {
+			return authorizer.DecisionAllow, "", nil
+		}
+		decision, reason, err := a.node.Authorize(ctx, at)
+		if decision == authorizer.DecisionAllow || err != nil {
+			return decision, reason, err
+		}
+		if decision, allowed, err := a.rbac.Authorize(ctx, at); decision == authorizer.DecisionAllow || err != nil {
+			return decision, allowed, err
+		}
+		return authorizer.DecisionNoOpinion, reason, nil
+	})
 	var err error
 	a.authn, err = authn.New(authn.Config{
 		ClientCAs: c.ClientCAs, FrontProxyCAs: c.FrontProxyCAs, FrontProxyNames: c.FrontProxyNames,
@@ -87,12 +98,7 @@ func newAuth(s *Server, c AuthConfig) (auth, error) {
 
 // privileged lets system:masters do anything, whatever the roles say: a cluster
 // whose roles are broken can be mended.
-func privileged(_ context.Context, at authorizer.Attributes) (authorizer.Decision, string, error) {
-	if slices.Contains(at.GetUser().GetGroups(), user.SystemPrivilegedGroup) {
-		return authorizer.DecisionAllow, "", nil
-	}
-	return authorizer.DecisionNoOpinion, "", nil
-}
+func privileged(u user.Info) bool { return slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup) }
 
 // self is who the server is when it reads and writes for its own sake.
 var self = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
@@ -160,7 +166,11 @@ func (r *rights) wait(ctx context.Context, revision int64) error {
 
 // authorize refuses what the user may not do, with a Forbidden Status.
 func (s *Server) authorize(ctx context.Context, r *Request) error {
-	at := attributes(r)
+	return s.permit(ctx, attributes(r))
+}
+
+// permit refuses what the attributes' user may not do, with a Forbidden Status.
+func (s *Server) permit(ctx context.Context, at *authorizer.AttributesRecord) error {
 	decision, reason, err := s.authz.Authorize(ctx, at)
 	if decision == authorizer.DecisionAllow {
 		return nil
@@ -168,7 +178,12 @@ func (s *Server) authorize(ctx context.Context, r *Request) error {
 	if err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("authorize: %w", err))
 	}
-	text := cannot(at)
+	return forbiddenAttributes(*at, reason)
+}
+
+// forbiddenAttributes says in Kubernetes' words what was not allowed, and why not.
+func forbiddenAttributes(at authorizer.AttributesRecord, reason string) error {
+	text := cannot(&at)
 	if reason != "" {
 		text += ": " + reason
 	}

@@ -59,7 +59,7 @@ func (s *Server) settled(ctx context.Context, revision int64) error {
 	for _, r := range []*api.Resource{
 		api.For[*rbacv1.Role](), api.For[*rbacv1.ClusterRole](), api.For[*rbacv1.RoleBinding](), api.For[*rbacv1.ClusterRoleBinding](),
 	} {
-		for entry := range s.table(r).Snapshot().All() {
+		for entry := range s.table(r).Snapshot().All("") {
 			newest = max(newest, entry.Revision())
 		}
 	}
