@@ -109,9 +109,8 @@ func criTwo(t *toml, c Config, m machine) {
 	t.set("stream_server_address", "127.0.0.1")
 	t.set("stream_server_port", "0")
 
-	t.table(`plugins."io.containerd.shim.v1.manager"`)
-	t.set("env", shimEnvironment)
 	if dir := filepath.Join(c.State, "s"); len(dir) <= maxShimDir {
+		t.table(`plugins."io.containerd.shim.v1.manager"`)
 		t.set("socket_dir", dir)
 	}
 }
@@ -119,9 +118,6 @@ func criTwo(t *toml, c Config, m machine) {
 // maxShimDir is the longest directory that containerd takes for the shims' sockets. With a longer one they are in /run/containerd/s,
 // under names that depend on this containerd's socket: no clash, only not all in one place.
 const maxShimDir = 42
-
-// shimEnvironment keeps the shims small: there is one per pod, and it does next to nothing.
-var shimEnvironment = []string{"GOMAXPROCS=1", "GOGC=25"}
 
 // criOne writes the CRI plugin's settings in the form of containerd 1.6 and 1.7. There, CNI's loopback plugin must be in CNIBinDirs.
 func criOne(t *toml, c Config, m machine) {

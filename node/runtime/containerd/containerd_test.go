@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -107,6 +108,13 @@ func TestQuote(t *testing.T) {
 	}
 }
 
+func TestEnvironment(t *testing.T) {
+	got := environment([]string{"HOME=/root", "GOMEMLIMIT=80MiB", "PATH=/usr/bin", "GOGC=30", "HTTPS_PROXY=http://p"}, "/x")
+	if want := []string{"HOME=/root", "HTTPS_PROXY=http://p", "PATH=/x:/usr/bin", "GOGC=50"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestSettingsByVersion(t *testing.T) {
 	c := Config{Root: "/r", State: "/s", Socket: "/s/c.sock", SandboxImage: "skiff.local/pause:1", CNIBinDirs: []string{"/cni"}, CNIConfDir: "/net.d",
 		RegistryHostsDir: "/hosts", Cgroup: "/skiff/n1", Programs: Programs{"/x/containerd", "/x/shim", "/x/runc"}}
@@ -165,7 +173,7 @@ func TestContainerdUnderstandsTheSettings(t *testing.T) {
 	for _, want := range []string{"address = '/s/c.sock'", "address = '/s/c.sock.ttrpc'", "sandbox = 'skiff.local/pause:1'", "bin_dirs = ['/cni', '/cni2']",
 		"restrict_oom_score_adj = true", "netns_mounts_under_state_dir = true", "stats_collect_period = '60s'", "stats_collect_period = 60",
 		"config_path = '/hosts'", "BinaryName = '" + c.Programs.Runc + "'", "runtime_path = '" + c.Programs.Shim + "'", "use_internal_loopback = true",
-		"env = ['GOMAXPROCS=1', 'GOGC=25']", "socket_dir = '/s/s'"} {
+		"socket_dir = '/s/s'"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("containerd does not see %s", want)
 		}
