@@ -59,6 +59,11 @@ func (s *Server) unchanged(ctx context.Context, t *cache.Table, d *cache.Deposit
 	if cond.Revision <= 0 || cond.TTL != 0 {
 		return nil, nil
 	}
+	// The cache lags behind by the way from the store, no more. If it does not
+	// get there, the store will say what is wrong.
+	if err := s.notOlderThan(ctx, cond.Revision); err != nil {
+		return nil, ctx.Err()
+	}
 	seen, ok := t.Get(d.Namespace(), d.Name())
 	if !ok || seen.Revision() != cond.Revision || !d.Same(seen) {
 		return nil, nil

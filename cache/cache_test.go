@@ -16,10 +16,15 @@ import (
 // running starts a cache over a memory store, in a synctest bubble.
 func running(t *testing.T, run func(ctx context.Context, s store.Store, c *Cache)) {
 	t.Helper()
+	runningWith(t, api.Catalogue, run)
+}
+
+func runningWith(t *testing.T, rows []*api.Resource, run func(ctx context.Context, s store.Store, c *Cache)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore(t)
 		defer s.Close()
-		c, err := New(Config{Store: s, Resources: api.Catalogue})
+		c, err := New(Config{Store: s, Resources: rows})
 		if err != nil {
 			t.Fatal(err)
 		}
