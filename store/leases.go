@@ -103,7 +103,8 @@ func (l *leases) adopt(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		left := time.Duration(r.TTL)*time.Second - reapGrace
+		// etcd gives leases some time more when it starts.
+		left := time.Duration(min(r.TTL, r.GrantedTTL))*time.Second - reapGrace
 		l.mu.Lock()
 		l.addLocked(&lease{id: old.ID, reap: time.Now().Add(left)})
 		l.mu.Unlock()
