@@ -1,0 +1,78 @@
+# Skiff's own commands. `make help` lists them. Everything that is built lies in bin/.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+GO ?= go
+export GO
+export PATH := $(CURDIR)/bin:$(PATH):/usr/sbin:/sbin
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Clusters need root. go must be found there too, since `skiff image build` compiles.
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" $(if $(KUBECONFIG),"KUBECONFIG=$(KUBECONFIG)"))
+
+# NAME=other make up: a second cluster beside the first.
+NAME ?= skiff
+NODES ?= 2
+
+.PHONY: help
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+## building
+
+.PHONY: build skiff runtime kubectl deps
+build: skiff runtime ## bin/skiff and the pinned container runtime in bin/runtime
+
+skiff: ## bin/skiff alone
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
+
+runtime: ## bin/runtime: containerd, its shim and runc, from the versions in tools/runtime/go.mod
+	@tools/deps.sh build
+	@tools/runtime/build.sh bin/runtime
+
+kubectl: ## bin/kubectl: stock kubectl, for machines without one
+	@tools/kubectl/build.sh bin/kubectl
+
+deps: ## install what this machine lacks
+	@tools/deps.sh build run test
+
+## running
+
+.PHONY: up down
+up: ## a cluster with the example in it, from nothing: prints the address that answers
+	@tools/deps.sh build run
+	@$(MAKE) --no-print-directory build
+	@command -v kubectl >/dev/null || $(MAKE) --no-print-directory kubectl
+	$(ROOT) bin/skiff up --name $(NAME) --nodes $(NODES)
+	$(ROOT) bin/skiff image build --name $(NAME) --tag example/web:v1 ./examples/web
+	@NAME=$(NAME) examples/show.sh
+
+down: ## stop the cluster and remove all of it
+	$(ROOT) bin/skiff down --name $(NAME)
+
+## checking
+
+.PHONY: test lint clean
+test: ## all the tests; as root, those with containers too
+	@tools/deps.sh build run test
+	@$(MAKE) --no-print-directory build
+	$(GO) test -timeout 30m ./...
+	@for dir in $$(find tools conformance -name go.mod -printf '%h\n' 2>/dev/null | sort); do \
+		if compgen -G "$$dir/*_test.go" >/dev/null || [[ -n $$(find "$$dir" -name '*_test.go' -print -quit) ]]; then \
+			echo "$$dir:"; (cd "$$dir" && $(GO) test -timeout 30m ./...); \
+		fi; \
+	done
+
+lint: ## formatting, go vet, staticcheck
+	@unformatted=$$(gofmt -l .); \
+		if [[ -n $$unformatted ]]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	cd tools/kubectl && $(GO) vet ./...
+	@cd tools/lint && $(GO) build -trimpath -buildvcs=false -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+
+clean: ## remove bin/
+	rm -rf bin
