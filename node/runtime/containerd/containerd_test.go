@@ -140,9 +140,16 @@ func TestSettingsByVersion(t *testing.T) {
 	}
 }
 
-// pinned is the runtime that `make runtime` builds.
+// pinned is the runtime that `make runtime` builds, or the one in the directory SKIFF_TEST_RUNTIME, to try other versions.
 func pinned(t *testing.T) Programs {
 	t.Helper()
+	if dir := os.Getenv("SKIFF_TEST_RUNTIME"); dir != "" {
+		p, ok := programsIn(dir)
+		if !ok {
+			t.Fatalf("SKIFF_TEST_RUNTIME=%s does not hold containerd, its shim and runc", dir)
+		}
+		return p
+	}
 	wd, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)

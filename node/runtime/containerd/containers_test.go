@@ -358,7 +358,7 @@ func TestARuntimeThatCannotStartSaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := r.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), r.c.LogFile) || !strings.Contains(err.Error(), "containerd.sock") {
+	if err == nil || !strings.Contains(err.Error(), r.c.LogFile) || !strings.Contains(err.Error(), "containerd: ") {
 		t.Errorf("got %v", err)
 	}
 }
