@@ -1,0 +1,244 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// HostNetwork is what a cluster has on the machine's own network: one bridge that
+// its nodes stand on, the routes to their pods, and one nftables table. No rule
+// of anybody else is touched, and all of it goes with Remove.
+type HostNetwork struct {
+	id     string // six hexadecimal digits, from the data directory: unique on the machine
+	ranges Ranges
+}
+
+// hostNetworkOf names the network of the cluster in dir; it makes nothing.
+func hostNetworkOf(dir string, r Ranges) HostNetwork {
+	sum := sha256.Sum256([]byte(dir))
+	return HostNetwork{id: fmt.Sprintf("%x", sum[:3]), ranges: r}
+}
+
+// Bridge is the name of the bridge.
+func (h HostNetwork) Bridge() string { return "skiff-" + h.id }
+
+func (h HostNetwork) table() string     { return "skiff_" + h.id }
+func (h HostNetwork) veth(n int) string { return fmt.Sprintf("sk%s-%d", h.id, n) }
+
+// Create makes bridge, routes and rules, or completes what is there.
+func (h HostNetwork) Create(ctx context.Context) error {
+	bridge, err := h.createBridge()
+	if err != nil {
+		return fmt.Errorf("make bridge %s: %w", h.Bridge(), err)
+	}
+	// What belongs to the cluster and goes nowhere else ends here, and never
+	// leaves by the default route.
+	for _, p := range []netip.Prefix{h.ranges.Pods, h.ranges.Services} {
+		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(p), Type: unix.RTN_UNREACHABLE, Priority: 1 << 20}); err != nil {
+			return fmt.Errorf("close range %s: %w", p, err)
+		}
+	}
+	if err := h.forward(bridge); err != nil {
+		return err
+	}
+	return nft(ctx, h.rules())
+}
+
+func (h HostNetwork) createBridge() (netlink.Link, error) {
+	link, err := netlink.LinkByName(h.Bridge())
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = h.Bridge()
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return nil, err
+		}
+		link, err = netlink.LinkByName(h.Bridge())
+	}
+	if err != nil {
+		return nil, err
+	}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: h.ranges.Host().AsSlice(), Mask: net.CIDRMask(h.ranges.Nodes.Bits(), 32)}}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return nil, err
+	}
+	return link, netlink.LinkSetUp(link)
+}
+
+// forward lets packets pass between the bridge and where the machine's default
+// route goes: per interface, so that nothing else begins to be forwarded.
+func (h HostNetwork) forward(bridge netlink.Link) error {
+	interfaces := []string{bridge.Attrs().Name}
+	routes, err := netlink.RouteGet(net.IPv4(192, 0, 2, 255)) // a documentation address: it asks for the default route, nothing is sent
+	if err == nil && len(routes) > 0 {
+		if up, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil && up.Attrs().Name != "lo" {
+			interfaces = append(interfaces, up.Attrs().Name)
+		}
+	}
+	for _, name := range interfaces {
+		path := filepath.Join("/proc/sys/net/ipv4/conf", name, "forwarding")
+		if have, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(have)) == "1" {
+			continue
+		}
+		if err := os.WriteFile(path, []byte("1"), 0o644); err != nil {
+			return fmt.Errorf("turn on forwarding for %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// rules: what the nodes send to the outside gets the machine's address; nobody
+// outside reaches the nodes unasked.
+func (h HostNetwork) rules() string {
+	return fmt.Sprintf(`table ip %[1]s
+delete table ip %[1]s
+table ip %[1]s {
+	chain outside {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr { %[2]s, %[3]s } oifname != { "%[4]s", "lo" } masquerade
+	}
+	chain between {
+		type filter hook forward priority filter; policy accept;
+		iifname "%[4]s" accept
+		oifname "%[4]s" ct state established,related accept
+		oifname "%[4]s" drop
+	}
+}
+`, h.table(), h.ranges.Nodes, h.ranges.Pods, h.Bridge())
+}
+
+// nft carries out a script in one transaction.
+func nft(ctx context.Context, script string) error {
+	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("set nftables rules: %w: %s", err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}
+
+// Remove takes it all away; what is not there is no error.
+func (h HostNetwork) Remove(ctx context.Context) error {
+	var errs []error
+	if link, err := netlink.LinkByName(h.Bridge()); err == nil {
+		errs = append(errs, netlink.LinkDel(link)) // takes its routes along
+	}
+	for _, p := range []netip.Prefix{h.ranges.Pods, h.ranges.Services} {
+		err := netlink.RouteDel(&netlink.Route{Dst: ipNet(p), Type: unix.RTN_UNREACHABLE, Priority: 1 << 20})
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("open range %s: %w", p, err))
+		}
+	}
+	errs = append(errs, nft(ctx, fmt.Sprintf("table ip %[1]s\ndelete table ip %[1]s\n", h.table())))
+	return errors.Join(errs...)
+}
+
+// Attach puts a node onto the bridge: eth0 in its network namespace, its address,
+// its default route, and the machine's route to its pods.
+func (h HostNetwork) Attach(n Node, ns Namespaces) error {
+	bridge, err := netlink.LinkByName(h.Bridge())
+	if err != nil {
+		return fmt.Errorf("attach node %s: %w", n.Name, err)
+	}
+	if _, err := netlink.LinkByName(h.veth(n.Number)); err != nil {
+		if err := h.plug(bridge, n, ns); err != nil {
+			return fmt.Errorf("attach node %s: %w", n.Name, err)
+		}
+	}
+	if err := ns.In(func() error { return h.configure(n) }); err != nil {
+		return fmt.Errorf("configure network of node %s: %w", n.Name, err)
+	}
+	route := &netlink.Route{Dst: ipNet(h.ranges.PodsOf(n.Number)), Gw: h.ranges.Node(n.Number).AsSlice(), LinkIndex: bridge.Attrs().Index}
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("route to the pods of node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// Detach takes a node off the bridge.
+func (h HostNetwork) Detach(n Node) error {
+	if link, err := netlink.LinkByName(h.veth(n.Number)); err == nil {
+		if err := netlink.LinkDel(link); err != nil {
+			return fmt.Errorf("detach node %s: %w", n.Name, err)
+		}
+	}
+	err := netlink.RouteDel(&netlink.Route{Dst: ipNet(h.ranges.PodsOf(n.Number)), Gw: h.ranges.Node(n.Number).AsSlice()})
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove route to the pods of node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// plug makes the pair of interfaces: one end on the bridge, the other in the
+// namespace, under a name that configure changes.
+func (h HostNetwork) plug(bridge netlink.Link, n Node, ns Namespaces) error {
+	handle, err := netns.GetFromPath(ns.net())
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = h.veth(n.Number)
+	attrs.MasterIndex = bridge.Attrs().Index
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: nodeInterface, PeerNamespace: netlink.NsFd(int(handle))}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(pair)
+}
+
+const nodeInterface = "eth0"
+
+// configure runs in the node's network namespace.
+func (h HostNetwork) configure(n Node) error {
+	runtime.LockOSThread()
+	handle, err := netlink.NewHandle() // its socket belongs to this thread's namespace
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	lo, err := handle.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := handle.LinkSetUp(lo); err != nil {
+		return err
+	}
+	eth, err := handle.LinkByName(nodeInterface)
+	if err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: h.ranges.Node(n.Number).AsSlice(), Mask: net.CIDRMask(h.ranges.Nodes.Bits(), 32)}}
+	if err := handle.AddrReplace(eth, addr); err != nil {
+		return err
+	}
+	if err := handle.LinkSetUp(eth); err != nil {
+		return err
+	}
+	for _, p := range []netip.Prefix{h.ranges.Pods, h.ranges.Services} {
+		if err := handle.RouteReplace(&netlink.Route{Dst: ipNet(p), Type: unix.RTN_UNREACHABLE, Priority: 1 << 20}); err != nil {
+			return err
+		}
+	}
+	return handle.RouteReplace(&netlink.Route{Gw: h.ranges.Host().AsSlice(), LinkIndex: eth.Attrs().Index})
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
