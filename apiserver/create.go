@@ -50,7 +50,7 @@ func (s *Server) insert(ctx context.Context, r *Request, obj api.Object) (*Resul
 		return nil, errVersionOnCreate()
 	}
 	row.Kind.Create(obj)
-	if err := s.plan(r, obj, nil); err != nil {
+	if err := s.plan(ctx, r, obj, nil); err != nil {
 		return nil, err
 	}
 

@@ -53,16 +53,13 @@ func (s *Server) deleteEntry(ctx context.Context, r *Request, entry *cache.Entry
 	case gone:
 		return s.deleteNow(ctx, r, entry)
 	case waiting:
-		return leaving(r, entry, nil), nil
+		return leaving(r, entry, nil), s.confirm(ctx, r, entry)
 	}
 	if mark != nil {
 		mark(obj)
 	}
 	if r.Write.DryRun {
-		return leaving(r, nil, obj), nil
-	}
-	if same(obj, old) {
-		return leaving(r, entry, nil), nil
+		return leaving(r, nil, obj), s.confirm(ctx, r, entry)
 	}
 	next, err := s.put(ctx, row, obj, s.condition(r, row, entry.Revision()))
 	if err != nil {
@@ -245,6 +242,8 @@ func (s *Server) deleteNow(ctx context.Context, r *Request, entry *cache.Entry) 
 			return nil, err
 		}
 		s.releaseAll(ctx, entry.Object())
+	} else if err := s.confirm(ctx, r, entry); err != nil {
+		return nil, err
 	}
 	if returnsDeleted[r.Resource.GroupResource()] {
 		return &Result{Entry: was.As(r.Resource)}, nil

@@ -58,6 +58,16 @@ func (s *Server) retry(ctx context.Context, r *Request, try func(*cache.Entry) (
 	return nil, err
 }
 
+// confirm makes sure that an answer which needs no write was not decided on a
+// state that is over.
+func (s *Server) confirm(ctx context.Context, r *Request, entry *cache.Entry) error {
+	newest, err := found(s.currentStored(ctx, stored(r.Resource), r.Namespace, r.Name))
+	if err == nil && revision(newest) != revision(entry) {
+		err = apierrors.NewConflict(r.Resource.GroupResource(), r.Name, errModified)
+	}
+	return err
+}
+
 // found turns NotFound into no entry.
 func found(entry *cache.Entry, err error) (*cache.Entry, error) {
 	if apierrors.IsNotFound(err) {
@@ -101,7 +111,7 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 		return nil, err
 	}
 	keepUntouchable(row, r.Subresource, obj, old)
-	if err := s.plan(r, obj, old); err != nil {
+	if err := s.plan(ctx, r, obj, old); err != nil {
 		return nil, err
 	}
 	if err := validateChange(row, r.Subresource, obj, old); err != nil {
@@ -121,10 +131,7 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 		return s.finish(ctx, r, entry, obj)
 	}
 	if r.Write.DryRun {
-		return &Result{Object: shownObject(r.Resource, obj)}, nil
-	}
-	if same(obj, old) {
-		return &Result{Entry: entry.As(r.Resource)}, nil
+		return &Result{Object: shownObject(r.Resource, obj)}, s.confirm(ctx, r, entry)
 	}
 	next, err := s.put(ctx, row, obj, s.condition(r, row, entry.Revision()))
 	if err != nil {

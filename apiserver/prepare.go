@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -25,8 +24,6 @@ import (
 
 // The parts of metadata that the server decides, and the checks of metadata that
 // are the same for every kind.
-
-const optimisticLock = "the object has been modified; please apply your changes to the latest version and try again"
 
 // matchNamespace makes an object's namespace the request's, or refuses another.
 func matchNamespace(r *Request, obj metav1.Object) error {
@@ -182,7 +179,8 @@ func invalid(row *api.Resource, name string, errs field.ErrorList) error {
 }
 
 // matchVersion compares the resourceVersion that an update carries with what is
-// stored; an update that carries none replaces whatever is there.
+// stored; an update that carries none replaces whatever is there, and is given
+// the version that it replaces.
 func matchVersion(row *api.Resource, obj, old api.Object) error {
 	version, err := revisionOf(obj.GetResourceVersion())
 	switch {
@@ -192,8 +190,10 @@ func matchVersion(row *api.Resource, obj, old api.Object) error {
 		kind := schema.GroupKind{Group: row.Group, Kind: row.Name}
 		return apierrors.NewInvalid(kind, obj.GetName(), field.ErrorList{
 			field.Invalid(field.NewPath("metadata", "resourceVersion"), version, "must be specified for an update")})
-	case version != 0 && obj.GetResourceVersion() != old.GetResourceVersion():
-		return apierrors.NewConflict(row.GroupResource(), obj.GetName(), errors.New(optimisticLock))
+	case version == 0:
+		obj.SetResourceVersion(old.GetResourceVersion())
+	case obj.GetResourceVersion() != old.GetResourceVersion():
+		return apierrors.NewConflict(row.GroupResource(), obj.GetName(), errModified)
 	}
 	return nil
 }
@@ -222,25 +222,4 @@ func errVersionOnCreate() error {
 		Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
 		Message: "resourceVersion should not be set on objects to be created",
 	}}
-}
-
-// same tells whether a write would change nothing. Its resourceVersion does not count.
-func same(obj, old api.Object) bool {
-	version := obj.GetResourceVersion()
-	obj.SetResourceVersion(old.GetResourceVersion())
-	defer obj.SetResourceVersion(version)
-	return sameTimes(obj.GetManagedFields(), old.GetManagedFields()) && equality.Semantic.DeepEqual(obj, old)
-}
-
-// sameTimes is a quick look that spares most writes the long one.
-func sameTimes(a, b []metav1.ManagedFieldsEntry) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if !a[i].Time.Equal(b[i].Time) {
-			return false
-		}
-	}
-	return true
 }

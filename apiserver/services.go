@@ -29,10 +29,16 @@ const (
 
 // plan settles what a service is to have, before it is judged. It does nothing
 // to other kinds.
-func (s *Server) plan(r *Request, obj, old api.Object) error {
+func (s *Server) plan(ctx context.Context, r *Request, obj, old api.Object) error {
 	svc, was := services(r, obj, old)
 	if svc == nil {
 		return nil
+	}
+	if networks := (addressBook{s}).Networks(); len(networks) == 0 {
+		// The first service follows closely on the first network.
+		if err := s.fresh(ctx); err != nil {
+			return err
+		}
 	}
 	return s.services.Plan(svc, was)
 }
