@@ -43,7 +43,7 @@ type Config struct {
 	// nil: containerd pulls the image like any other.
 	Bundled http.Handler
 
-	RegistryHostsDir string // containerd's config_path: a directory per registry with a hosts.toml. "" means State/hosts
+	RegistryHostsDir string // containerd's config_path: a directory per registry with a hosts.toml. "" means Root/hosts
 	SystemdCgroup    bool   // cgroups are made through systemd; false: directly
 	Cgroup           string // cgroup for containerd and the shims; "" means the caller's
 	LogFile          string // "" means Root/containerd.log; starts anew beyond 10 MiB, the old one kept as .old
@@ -84,7 +84,7 @@ func New(c Config) (*Runtime, error) {
 		return nil, fmt.Errorf("containerd: the path of its socket, %s, is longer than %d bytes: choose a shorter data directory", c.Socket, maxSocket)
 	}
 	if c.RegistryHostsDir == "" {
-		c.RegistryHostsDir = filepath.Join(c.State, "hosts")
+		c.RegistryHostsDir = filepath.Join(c.Root, "hosts")
 	}
 	if c.LogFile == "" {
 		c.LogFile = filepath.Join(c.Root, "containerd.log")
@@ -153,8 +153,20 @@ func (r *Runtime) wasReady() bool {
 	}
 }
 
-// prepare makes the directories.
+// prepare makes the directories. What another boot of the machine left in State goes first: State may lie on a disk, but containerd takes
+// for granted that sockets, bundles and namespaces are gone after a reboot.
 func (r *Runtime) prepare() error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("prepare containerd: %w", err)
+	}
+	note := filepath.Join(r.c.State, "boot")
+	if old, err := os.ReadFile(note); err == nil && string(old) != string(boot) {
+		r.log.Info("the machine was started anew: containerd's state is cleared")
+		if err := os.RemoveAll(r.c.State); err != nil {
+			return fmt.Errorf("clear containerd's state: %w", err)
+		}
+	}
 	for _, dir := range []string{r.c.Root, r.c.State, r.c.RegistryHostsDir, filepath.Dir(r.c.Socket), filepath.Dir(r.c.LogFile), r.c.CNIConfDir} {
 		if dir == "" {
 			continue
@@ -162,6 +174,9 @@ func (r *Runtime) prepare() error {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("prepare containerd: %w", err)
 		}
+	}
+	if err := os.WriteFile(note, boot, 0o600); err != nil {
+		return fmt.Errorf("prepare containerd: %w", err)
 	}
 	return nil
 }

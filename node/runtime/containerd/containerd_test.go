@@ -100,6 +100,36 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
+func TestStateOfAnotherBootIsCleared(t *testing.T) {
+	dir := t.TempDir()
+	r, err := New(Config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), SandboxImage: "skiff.local/pause:1", Programs: Programs{"/c", "/h", "/r"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, stale := filepath.Join(r.c.Root, "image"), filepath.Join(r.c.State, "bundle")
+	for i, boot := range []string{"", "", "an earlier boot\n"} {
+		if boot != "" {
+			if err := os.WriteFile(filepath.Join(r.c.State, "boot"), []byte(boot), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := os.Stat(stale)
+		if there, want := err == nil, i == 1; there != want {
+			t.Errorf("preparation %d: what was left is there: %v, want %v", i+1, there, want)
+		}
+		if i == 0 {
+			program(t, kept, 0o600)
+			program(t, stale, 0o600)
+		}
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Errorf("what survives a reboot: %v", err)
+	}
+}
+
 func TestQuote(t *testing.T) {
 	for in, want := range map[string]string{`/a b`: `"/a b"`, `a"b\c`: `"a\"b\\c"`, "a\nb\x7f": `"a\u000Ab\u007F"`, "ä": `"ä"`} {
 		if got := quote(in); got != want {
