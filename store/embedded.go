@@ -248,34 +248,21 @@ func (b *embedded) start(ctx context.Context, config *embed.Config) (err error) 
 	if err != nil {
 		return fmt.Errorf("start etcd: %w", err)
 	}
-	// Not until etcd says that it is ready: that is when it has told the cluster its
-	// addresses, which can take many seconds if there was no leader at first.
-	for {
-		if err := b.leader(ctx); err != nil {
-			return fmt.Errorf("wait until etcd has a leader: %w", err)
-		}
-		// Again if the leader was lost meanwhile.
-		err := b.server.LinearizableReadNotify(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
+	// A linearizable read is not enough. Raft's only voter answers one as soon as it
+	// leads, though what it had acknowledged before a crash is not committed again,
+	// nor visible, until an entry of its new term is. Such an entry is the one that
+	// etcd makes of this member's addresses before it says that it is ready.
+	select {
+	case <-b.server.ReadyNotify():
+	case <-b.server.StopNotify():
+		return errors.New("etcd stopped while it was starting")
+	case <-ctx.Done():
+		return fmt.Errorf("wait until etcd is ready: %w", context.Cause(ctx))
 	}
-}
-
-func (b *embedded) leader(ctx context.Context) error {
-	for {
-		changed := b.server.LeaderChangedNotify()
-		if b.server.Leader() != 0 {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-b.server.StopNotify():
-			return errors.New("etcd has stopped")
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if err := b.server.LinearizableReadNotify(ctx); err != nil {
+		return fmt.Errorf("wait until etcd's log is applied: %w", err)
 	}
+	return nil
 }
 
 // starting makes lone members of one process start one after another, because

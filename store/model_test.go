@@ -281,7 +281,7 @@ func (d *duel) follow(r *rapid.T) func() {
 			return
 		}
 		d.compare(r, d.live)
-		if rapid.IntRange(0, 3).Draw(r, "past") > 0 {
+		if rapid.IntRange(0, 9).Draw(r, "past") > 0 {
 			return
 		}
 		after := rapid.Int64Range(max(0, d.m.compacted-3), d.m.revision()).Draw(r, "from")
