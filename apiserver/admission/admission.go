@@ -65,7 +65,7 @@ type Chain []Step
 // Config is what the built-in steps need.
 type Config struct {
 	Reader     Reader
-	Authorizer authorizer.Authorizer
+	Authorizer authorizer.UnconditionalAuthorizer
 }
 
 // New returns the built-in steps. Their order is the behaviour: what one fills
@@ -76,7 +76,7 @@ func New(c Config) Chain {
 		{Name: "NamespaceLifecycle", Mutate: cluster.namespaceLifecycle},
 		{Name: "LimitRanger", Mutate: cluster.fillLimits, Validate: cluster.checkLimits},
 		{Name: "ServiceAccount", Mutate: cluster.fillServiceAccount, Validate: cluster.checkServiceAccount},
-		{Name: "NodeRestriction", Mutate: cluster.restrictNode},
+		{Name: "NodeRestriction", Mutate: cluster.restrictNode, Validate: cluster.restrictNode},
 		{Name: "TaintNodesByCondition", Mutate: taintNewNode},
 		{Name: "PodSecurity", Validate: newPodSecurity(c.Reader)},
 		{Name: "Priority", Mutate: cluster.fillPriority, Validate: cluster.checkPriorityClass},
@@ -98,7 +98,7 @@ func New(c Config) Chain {
 // cluster is what the steps see of the cluster.
 type cluster struct {
 	Reader
-	authz authorizer.Authorizer
+	authz authorizer.UnconditionalAuthorizer
 }
 
 // live reads from the cache, and where the object is not there, once from the
