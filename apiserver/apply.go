@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"skiff/api"
+	"skiff/cache"
 )
 
 // apply answers an apply patch: the client says which fields it wants and with
@@ -31,8 +32,8 @@ func (s *Server) apply(ctx context.Context, r *Request) (*Result, error) {
 		return obj, r.duplicatesInYAML()
 	}
 	return s.modify(ctx, r, change{
-		make: func(_ context.Context, old api.Object) (api.Object, error) { return merge(old) },
-		absent: func(context.Context) (api.Object, error) {
+		make: func(_ *cache.Entry, old api.Object) (api.Object, error) { return merge(old) },
+		absent: func() (api.Object, error) {
 			if r.Subresource != "" {
 				return nil, apierrors.NewNotFound(r.Resource.GroupResource(), r.Name)
 			}

@@ -28,6 +28,7 @@ import (
 	apiregistrationapply "k8s.io/kube-aggregator/pkg/client/applyconfiguration"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	smd "sigs.k8s.io/structured-merge-diff/v6/typed"
+	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"skiff/api"
 )
@@ -72,6 +73,7 @@ func typeConverter() managedfields.TypeConverter {
 		TypeConverter:      applyconfigurations.NewTypeConverter(scheme.Scheme),
 		customDefinitions:  apiextensionsapply.NewTypeConverter(own),
 		apiServiceRegistry: apiregistrationapply.NewTypeConverter(own),
+		kinds:              new(sync.Map),
 	}
 	// The first use of each parses its table.
 	for _, obj := range []api.Object{&corev1.Pod{}, &apiextensionsv1.CustomResourceDefinition{}, &apiregistrationv1.APIService{}} {
@@ -85,17 +87,42 @@ func typeConverter() managedfields.TypeConverter {
 type groupTypes struct {
 	managedfields.TypeConverter
 	customDefinitions, apiServiceRegistry managedfields.TypeConverter
+
+	kinds *sync.Map // schema.GroupVersionKind → *smd.TypedValue, of which only the schema is used
 }
 
-// ObjectToTyped returns obj with the schema of its kind.
+// ObjectToTyped returns obj with the schema of its kind. What is one of our Go
+// types was made by a decoder and needs no second look; what a client applied
+// is compared with the schema, field by field.
 func (t groupTypes) ObjectToTyped(obj runtime.Object, opts ...smd.ValidationOptions) (*smd.TypedValue, error) {
-	switch obj.GetObjectKind().GroupVersionKind().Group {
-	case apiextensionsv1.GroupName:
-		return t.customDefinitions.ObjectToTyped(obj, opts...)
-	case apiregistrationv1.GroupName:
-		return t.apiServiceRegistry.ObjectToTyped(obj, opts...)
+	kind := obj.GetObjectKind().GroupVersionKind()
+	if _, sent := obj.(*unstructured.Unstructured); sent {
+		return t.table(kind).ObjectToTyped(obj, opts...)
 	}
-	return t.TypeConverter.ObjectToTyped(obj, opts...)
+	known, ok := t.kinds.Load(kind)
+	if !ok {
+		typed, err := t.table(kind).ObjectToTyped(obj, opts...)
+		if err == nil {
+			t.kinds.Store(kind, smd.AsTypedUnvalidated(nil, typed.Schema(), typed.TypeRef()))
+		}
+		return typed, err
+	}
+	fields, err := value.NewValueReflect(obj)
+	if err != nil {
+		return nil, fmt.Errorf("read the fields of a %s: %w", kind.Kind, err)
+	}
+	is := known.(*smd.TypedValue)
+	return smd.AsTypedUnvalidated(fields, is.Schema(), is.TypeRef()), nil
+}
+
+func (t groupTypes) table(kind schema.GroupVersionKind) managedfields.TypeConverter {
+	switch kind.Group {
+	case apiextensionsv1.GroupName:
+		return t.customDefinitions
+	case apiregistrationv1.GroupName:
+		return t.apiServiceRegistry
+	}
+	return t.TypeConverter
 }
 
 // update notes in obj's managedFields what manager changed since old (on create:

@@ -14,11 +14,11 @@ import (
 // have in common.
 type change struct {
 	// make returns the wanted object, in the storage's version with its defaults
-	// and its owners tracked. old is shared and in the storage's version. It may
-	// be called several times, each time on a newer object.
-	make func(ctx context.Context, old api.Object) (api.Object, error)
+	// and its owners tracked, from the current entry and its object, which is
+	// shared. It may be called several times, each time on a newer one.
+	make func(entry *cache.Entry, old api.Object) (api.Object, error)
 	// absent returns the object to create where there is none; nil: NotFound.
-	absent func(ctx context.Context) (api.Object, error)
+	absent func() (api.Object, error)
 }
 
 // modify makes the change on the newest state.
@@ -91,7 +91,7 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 	if old == nil {
 		return nil, apierrors.NewInternalError(entry.Err())
 	}
-	obj, err := c.make(ctx, old)
+	obj, err := c.make(entry, old)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func (s *Server) finish(ctx context.Context, r *Request, entry *cache.Entry, obj
 // createAbsent creates the object that an update or an apply patch did not find,
 // if the client may create it.
 func (s *Server) createAbsent(ctx context.Context, r *Request, c change) (*Result, error) {
-	obj, err := c.absent(ctx)
+	obj, err := c.absent()
 	if err != nil {
 		return nil, err
 	}

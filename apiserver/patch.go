@@ -19,6 +19,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"skiff/api"
+	"skiff/cache"
 )
 
 // maxPatchOperations is how many operations one JSON patch may have.
@@ -36,9 +37,9 @@ func (s *Server) patch(ctx context.Context, r *Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.modify(ctx, r, change{make: func(_ context.Context, old api.Object) (api.Object, error) {
-		shown := fromStored(r.Resource, old)
-		obj, err := p.to(shown)
+	return s.modify(ctx, r, change{make: func(entry *cache.Entry, old api.Object) (api.Object, error) {
+		shown := entry.As(r.Resource)
+		obj, err := p.to(shown.Object(), shown)
 		if err != nil {
 			return nil, err
 		}
@@ -148,12 +149,13 @@ func (p *patch) parseStrategic() (err error) {
 	return nil
 }
 
-// to returns the patched form of old, which is in the version of the URL.
-func (p *patch) to(old api.Object) (api.Object, error) {
+// to returns the patched form of old, which is in the version of the URL. entry,
+// if old is in the cache, saves encoding it.
+func (p *patch) to(old api.Object, entry *cache.Entry) (api.Object, error) {
 	if p.merge != nil {
 		return p.mergeInto(old)
 	}
-	document, err := json.Marshal(withKind(old, p.kind))
+	document, err := p.document(old, entry)
 	if err != nil {
 		return nil, fmt.Errorf("patch %s %s: %w", p.r.Resource, p.r.Name, err)
 	}
@@ -171,6 +173,23 @@ func (p *patch) to(old api.Object) (api.Object, error) {
 	}
 	clearKind(obj)
 	return obj, nil
+}
+
+// document is the JSON of old, kind and apiVersion included.
+func (p *patch) document(old api.Object, entry *cache.Entry) ([]byte, error) {
+	if entry == nil || entry.Custom() {
+		return json.Marshal(withKind(old, p.kind))
+	}
+	body, err := entry.JSON()
+	if err != nil {
+		return nil, err
+	}
+	apiVersion, kind := p.kind.ToAPIVersionAndKind()
+	document := fmt.Appendf(make([]byte, 0, len(body)+64), `{"kind":%q,"apiVersion":%q`, kind, apiVersion)
+	if rest := body[1:]; rest[0] != '}' {
+		document = append(document, ',')
+	}
+	return append(document, body[1:]...), nil
 }
 
 func (p *patch) mergeInto(old api.Object) (api.Object, error) {

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"skiff/api"
+	"skiff/cache"
 )
 
 var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
@@ -39,7 +40,7 @@ func (s *Server) scale(ctx context.Context, r *Request) (*Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		result, err := s.modify(ctx, r, change{make: func(_ context.Context, old api.Object) (api.Object, error) {
+		result, err := s.modify(ctx, r, change{make: func(_ *cache.Entry, old api.Object) (api.Object, error) {
 			return s.rescale(r, old, next)
 		}})
 		return scaleResult(r, result, err)
@@ -82,7 +83,7 @@ func (s *Server) nextScale(r *Request) (func(old *autoscalingv1.Scale) (*autosca
 		return nil, err
 	}
 	return func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-		patched, err := p.to(old)
+		patched, err := p.to(old, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"skiff/api"
+	"skiff/cache"
 )
 
 // update answers PUT, to an object or to one of its parts.
@@ -27,7 +28,7 @@ func (s *Server) update(ctx context.Context, r *Request) (*Result, error) {
 	}
 	dedupOwners(r, sent, "")
 	row, uid := r.Resource, sent.GetUID()
-	c := change{make: func(_ context.Context, old api.Object) (api.Object, error) {
+	c := change{make: func(_ *cache.Entry, old api.Object) (api.Object, error) {
 		if err := matchUID(row, r, uid, old.GetUID()); err != nil {
 			return nil, err
 		}
@@ -38,7 +39,7 @@ func (s *Server) update(ctx context.Context, r *Request) (*Result, error) {
 		return toStored(row, obj), nil
 	}}
 	if row.Kind.AllowCreateOnUpdate && r.Subresource == "" {
-		c.absent = func(context.Context) (api.Object, error) {
+		c.absent = func() (api.Object, error) {
 			if err := matchUID(row, r, uid, types.UID("")); err != nil {
 				return nil, err
 			}
