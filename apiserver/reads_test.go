@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,13 +50,13 @@ func newReading(t testing.TB, history int64) *reading {
 	if err := s.cache.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return &reading{s, ctx, func() {
+	return &reading{s, ctx, sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 		memory.Close()
-	}}
+	})}
 }
 
 // fatal is what *testing.T, *testing.B and *rapid.T have in common.
