@@ -13,7 +13,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"skiff/client"
+	"skiff/controllers/deployment"
 	"skiff/controllers/loop"
+	"skiff/controllers/replicaset"
 )
 
 // Config is what the controllers stand on.
@@ -42,7 +44,11 @@ type Signing struct {
 
 // table lists the controllers whose form is a pure decision.
 func table(c Config) []loop.Controller {
-	return []loop.Controller{}
+	return []loop.Controller{
+		replicaset.Controller(),
+		replicaset.Replication(),
+		deployment.Controller(),
+	}
 }
 
 // special is a control loop of its own shape; its package says why.
