@@ -59,6 +59,7 @@ import (
 	"skiff/node/probe"
 	"skiff/node/reference"
 	"skiff/node/runtime"
+	"skiff/node/runtime/simulated"
 	"skiff/node/server"
 	"skiff/node/stats"
 	"skiff/node/status"
@@ -165,9 +166,7 @@ func New(c Config) (*Agent, error) {
 	if c.Simulated {
 		c.RootDir, c.LogDir = "", ""
 		if c.Check == nil {
-			c.Check = func(context.Context, probe.Target, *corev1.Probe) probe.Result {
-				return probe.Result{Outcome: probe.Success}
-			}
+			c.Check = simulated.Check
 		}
 		if len(c.Addresses) == 0 {
 			c.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}, {Type: corev1.NodeHostName, Address: c.NodeName}}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"skiff/api"
 )
@@ -11,3 +12,8 @@ import (
 var podRow = api.For[*corev1.Pod]()
 
 type registryHandler = http.Handler
+
+func quantity(s string) *resource.Quantity {
+	q := resource.MustParse(s)
+	return &q
+}

@@ -35,8 +35,6 @@ func (m *Manager) do(e *entry, a Action) {
 		m.goDo(func() { m.tell(p.UID, m.tearDown(m.ctx, p, sandbox)) })
 	case DoStart:
 		r := m.request(e, a)
-		kind := e.m.container(a.Name).Kind
-		r.kind = kind
 		m.goDo(func() { m.tell(p.UID, m.start(ctx, r)) })
 	case DoStop:
 		c := e.m.container(a.Name)
@@ -56,7 +54,7 @@ func (m *Manager) do(e *entry, a Action) {
 
 func (m *Manager) request(e *entry, a DoStart) containerRequest {
 	c := e.m.container(a.Name)
-	r := containerRequest{pod: e.m.Pod, spec: c.Spec, attempt: a.Attempt, sandbox: e.m.Sandbox}
+	r := containerRequest{pod: e.m.Pod, spec: c.Spec, kind: c.Kind, attempt: a.Attempt, sandbox: e.m.Sandbox}
 	for i := range e.m.Pod.Spec.EphemeralContainers {
 		ec := &e.m.Pod.Spec.EphemeralContainers[i]
 		if ec.Name == a.Name && ec.TargetContainerName != "" {

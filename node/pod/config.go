@@ -20,6 +20,7 @@ const (
 	annotationTerminationPath   = "io.kubernetes.container.terminationMessagePath"
 	annotationTerminationPolicy = "io.kubernetes.container.terminationMessagePolicy"
 	annotationGrace             = "io.kubernetes.pod.terminationGracePeriod"
+	annotationKind              = "skiff.dev/container-kind"
 )
 
 func podLabels(p *corev1.Pod) map[string]string {
@@ -221,7 +222,7 @@ func (m *Manager) containerConfig(ctx context.Context, r containerRequest) (*cri
 		WorkingDir:  c.WorkingDir,
 		Mounts:      mounts,
 		Labels:      map[string]string{runtime.LabelContainerName: c.Name, runtime.LabelPodName: p.Name, runtime.LabelPodNamespace: p.Namespace, runtime.LabelPodUID: string(p.UID)},
-		Annotations: containerAnnotations(p, c, r.attempt),
+		Annotations: containerAnnotations(r),
 		LogPath:     ContainerLog(c.Name, r.attempt),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 	}
@@ -238,9 +239,11 @@ func (m *Manager) containerConfig(ctx context.Context, r containerRequest) (*cri
 	return out, nil
 }
 
-func containerAnnotations(p *corev1.Pod, c *corev1.Container, attempt uint32) map[string]string {
+func containerAnnotations(r containerRequest) map[string]string {
+	p, c := r.pod, r.spec
 	out := map[string]string{
-		annotationRestartCount:      strconv.Itoa(int(attempt)),
+		annotationKind:              string(r.kind),
+		annotationRestartCount:      strconv.Itoa(int(r.attempt)),
 		annotationTerminationPath:   c.TerminationMessagePath,
 		annotationTerminationPolicy: string(c.TerminationMessagePolicy),
 	}

@@ -392,6 +392,9 @@ func (m *Machine) setUpDone(e SetUpDone) error {
 func (m *Machine) newSandbox() {
 	m.Initialized = false
 	for _, c := range m.Containers {
+		if c.State == ContainerWaiting && c.PullBackoff == 0 {
+			c.RetryAt, c.Reason, c.Message = time.Time{}, "", "" // it failed because the sandbox was lost
+		}
 		if c.Kind == Init || c.Kind == Sidecar {
 			c.Passed = false
 			if c.State == ContainerExited {

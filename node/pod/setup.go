@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -235,34 +236,41 @@ func (m *Manager) clear(p *corev1.Pod) {
 	log := m.c.Logger.With("pod", p.Namespace+"/"+p.Name, "uid", p.UID)
 	containers, err := m.c.Runtime.Containers(ctx)
 	if err != nil {
-		log.Warn("containers of a pod that is gone stay until the next start", "err", err)
+		m.left(log, "containers of a pod that is gone stay until the next start", err)
 		return
 	}
 	for _, c := range containers {
 		if c.Labels[runtime.LabelPodUID] == string(p.UID) {
 			if err := m.c.Runtime.RemoveContainer(ctx, c.Id); err != nil {
-				log.Warn("container of a pod that is gone", "err", err)
+				m.left(log, "container of a pod that is gone stays", err)
 			}
 		}
 	}
 	sandboxes, err := m.c.Runtime.Sandboxes(ctx)
 	if err != nil {
-		log.Warn("sandbox of a pod that is gone stays until the next start", "err", err)
+		m.left(log, "sandbox of a pod that is gone stays until the next start", err)
 		return
 	}
 	for _, s := range sandboxes {
 		if s.Labels[runtime.LabelPodUID] == string(p.UID) {
 			if err := m.c.Runtime.StopSandbox(ctx, s.Id); err != nil {
-				log.Warn("sandbox of a pod that is gone", "err", err)
+				m.left(log, "sandbox of a pod that is gone stays", err)
 			}
 			if err := m.c.Runtime.RemoveSandbox(ctx, s.Id); err != nil {
-				log.Warn("sandbox of a pod that is gone", "err", err)
+				m.left(log, "sandbox of a pod that is gone stays", err)
 			}
 		}
 	}
 	if m.c.Layout.Root != "" {
 		if err := os.RemoveAll(m.c.Layout.PodLogs(p.Namespace, p.Name, string(p.UID))); err != nil {
-			log.Warn("logs of a pod that is gone", "err", err)
+			m.left(log, "logs of a pod that is gone stay", err)
 		}
+	}
+}
+
+// left logs what could not be removed; an agent that ends leaves it to the next one.
+func (m *Manager) left(log *slog.Logger, what string, err error) {
+	if m.ctx.Err() == nil {
+		log.Warn(what, "err", err)
 	}
 }
