@@ -286,6 +286,6 @@ func setDefault[T comparable](v *T, to T) {
 // setDefaultPtr sets *p to a new pointer if it is nil.
 func setDefaultPtr[T any](p **T, to T) {
 	if *p == nil {
-		*p = &to
+		*p = new(to)
 	}
 }
