@@ -266,7 +266,7 @@ func readDockerImage(root *os.Root, m dockerManifest) (v1.Image, error) {
 }
 
 // unpack writes a tar's files below a new temporary directory.
-func unpack(file string) (dir string, err error) {
+func unpack(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return "", err
@@ -276,29 +276,42 @@ func unpack(file string) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if dir, err = os.MkdirTemp("", "skiff-load-*"); err != nil {
-		return "", err
-	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(dir)
-		}
-	}()
-	root, err := os.OpenRoot(dir)
+	info, err := f.Stat()
 	if err != nil {
 		return "", err
 	}
+	dir, err := os.MkdirTemp("", "skiff-load-*")
+	if err != nil {
+		return "", err
+	}
+	if err := unpackInto(dir, tar.NewReader(r), info.Size()*densest); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// densest is more than gzip can compress anything. A tar that claims more than that holds files of nothing but holes, to fill the disk.
+const densest = 1100
+
+func unpackInto(dir string, t *tar.Reader, limit int64) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
 	defer root.Close()
-	for t := tar.NewReader(r); ; {
+	for {
 		h, err := t.Next()
 		if err == io.EOF {
-			return dir, nil
+			return nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("read tar: %w", err)
+			return fmt.Errorf("read tar: %w", err)
+		}
+		if limit -= h.Size; limit < 0 {
+			return fmt.Errorf("unpack %s: the archive claims to hold more than it can", h.Name)
 		}
 		if err := unpackEntry(root, h, t); err != nil {
-			return "", fmt.Errorf("unpack %s: %w", h.Name, err)
+			return fmt.Errorf("unpack %s: %w", h.Name, err)
 		}
 	}
 }
