@@ -171,7 +171,7 @@ func TestSettingsByVersion(t *testing.T) {
 }
 
 // pinned is the runtime that `make runtime` builds, or the one in the directory SKIFF_TEST_RUNTIME, to try other versions.
-func pinned(t *testing.T) Programs {
+func pinned(t testing.TB) Programs {
 	t.Helper()
 	if dir := os.Getenv("SKIFF_TEST_RUNTIME"); dir != "" {
 		p, ok := programsIn(dir)

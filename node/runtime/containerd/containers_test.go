@@ -31,7 +31,7 @@ import (
 const testImage = "skiff.test/busybox:1"
 
 // busybox is an image of Debian's static busybox, made to run as a sandbox and as a container.
-func busybox(t *testing.T) v1.Image {
+func busybox(t testing.TB) v1.Image {
 	t.Helper()
 	file, err := exec.LookPath("busybox")
 	if err != nil {
@@ -72,7 +72,7 @@ func busybox(t *testing.T) v1.Image {
 }
 
 // newRuntime is a containerd for one test, with everything in a directory of the test. What it leaves, KillAll removes.
-func newRuntime(t *testing.T) *Runtime {
+func newRuntime(t testing.TB) *Runtime {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
@@ -118,7 +118,7 @@ func newRuntime(t *testing.T) *Runtime {
 func cgroupParent() string { return fmt.Sprintf("/skiff-test-%d", os.Getpid()) }
 
 // run starts Run and returns what ends it.
-func run(t *testing.T, r *Runtime) (stop func()) {
+func run(t testing.TB, r *Runtime) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -137,7 +137,7 @@ func run(t *testing.T, r *Runtime) (stop func()) {
 	}
 }
 
-func connect(t *testing.T, r *Runtime) cri.RuntimeServiceClient {
+func connect(t testing.TB, r *Runtime) cri.RuntimeServiceClient {
 	t.Helper()
 	conn, err := r.connect()
 	if err != nil {
@@ -150,7 +150,7 @@ func connect(t *testing.T, r *Runtime) cri.RuntimeServiceClient {
 var again = grpc.WaitForReady(true)
 
 // startPod runs a sandbox with one container and returns the container's ID.
-func startPod(t *testing.T, client cri.RuntimeServiceClient, pod string) string {
+func startPod(t testing.TB, client cri.RuntimeServiceClient, pod string) string {
 	t.Helper()
 	sandbox := &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: pod, Namespace: "default", Uid: pod}, LogDirectory: t.TempDir(),
