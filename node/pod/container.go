@@ -200,7 +200,9 @@ func (m *Machine) startFailed(e StartFailed, now time.Time, acts *actions) error
 		// It existed: that was a life, and the next one waits as after a crash.
 		m.live(c, *e.Run)
 		m.dead(c, *e.Run, now, acts)
-		c.Reason, c.Message = e.Reason, e.Message
+		if m.restarts(c, e.Run.ExitCode) {
+			c.Reason, c.Message = e.Reason, e.Message
+		}
 		return nil
 	}
 	c.State = ContainerWaiting
