@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // benchmarks run on each kind of store; values are of 1 KiB.
@@ -151,7 +153,7 @@ func BenchmarkWatchLatency(b *testing.B) {
 	})
 }
 
-// BenchmarkOpen starts an embedded store on empty data, and on what 5,000 writes
+// BenchmarkOpen starts an embedded store on empty data, and on what 50,000 writes
 // and a clean end have left.
 func BenchmarkOpen(b *testing.B) {
 	open := func(b *testing.B, dir string) {
@@ -166,13 +168,19 @@ func BenchmarkOpen(b *testing.B) {
 			open(b, b.TempDir())
 		}
 	})
-	b.Run("with 5000 entries", func(b *testing.B) {
+	b.Run("with 50000 entries", func(b *testing.B) {
 		dir := b.TempDir()
 		s, err := OpenEmbedded(b.Context(), EmbeddedConfig{Dir: dir})
 		check(b, err)
-		for i := range 5000 {
-			put(b, s, fmt.Sprintf("/registry/x/%d", i), string(kibibyte))
+		group := errgroup.Group{}
+		group.SetLimit(100)
+		for i := range 50000 {
+			group.Go(func() error {
+				_, err := s.Put(b.Context(), fmt.Sprintf("/registry/x/%d", i), kibibyte, Condition{})
+				return err
+			})
 		}
+		check(b, group.Wait())
 		check(b, s.Close())
 		for b.Loop() {
 			open(b, dir)

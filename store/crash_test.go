@@ -108,8 +108,8 @@ type ack struct {
 	at        int64
 }
 
-// crash runs a writer and calls end some time after its first acknowledged write;
-// end must make it end. What is acknowledged after that began does not count: where
+// crash runs a writer and calls end at a random moment, which may be while it still
+// starts; end must make it end. What is acknowledged after that began does not count: where
 // the power really fails, nobody is there any more to say so (and ext4 can answer an
 // fsync that its shutdown overtakes as if all were well).
 func crash(t *testing.T, dir string, round int, end func(*os.Process)) crashed {
@@ -125,9 +125,13 @@ func crash(t *testing.T, dir string, round int, end func(*os.Process)) crashed {
 	check(t, cmd.Start())
 	var c crashed
 	var acks []ack
-	var once sync.Once
 	var began int64
 	var ender sync.WaitGroup
+	ender.Go(func() {
+		time.Sleep(time.Duration(rand.Int64N(int64(400 * time.Millisecond))))
+		began = monotonic()
+		end(cmd.Process)
+	})
 	lines := bufio.NewReader(stdout)
 	for {
 		line, err := lines.ReadString('\n')
@@ -140,14 +144,6 @@ func crash(t *testing.T, dir string, round int, end func(*os.Process)) crashed {
 			t.Fatalf("the writer says %q", line)
 		}
 		acks = append(acks, a)
-		once.Do(func() {
-			wait := time.Duration(rand.Int64N(int64(300 * time.Millisecond)))
-			ender.Go(func() {
-				time.Sleep(wait)
-				began = monotonic()
-				end(cmd.Process)
-			})
-		})
 	}
 	ender.Wait()
 	for _, a := range acks {
@@ -159,9 +155,6 @@ func crash(t *testing.T, dir string, round int, end func(*os.Process)) crashed {
 	}
 	_ = cmd.Wait() // it does not end well
 	c.stderr, c.state = stderr.String(), cmd.ProcessState
-	if len(acks) == 0 {
-		t.Fatalf("the writer wrote nothing: %s", c.stderr)
-	}
 	return c
 }
 
@@ -235,7 +228,7 @@ func TestPowerCut(t *testing.T) {
 	for round := range rounds {
 		disk.mount(t)
 		c := crash(t, filepath.Join(disk.dir, "store"), round, func(*os.Process) { disk.cut(t) })
-		if c.state.Success() || !c.state.Exited() && !strings.Contains(c.stderr, "panic") {
+		if c.state.Success() || !strings.Contains(c.stderr, "input/output error") {
 			t.Fatalf("the writer did not stop by itself: %v: %s", c.state, c.stderr)
 		}
 		disk.unmount(t)

@@ -23,6 +23,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -76,7 +77,14 @@ const (
 	// How many entries stay in memory for followers, and how often the write-ahead
 	// log is cut. etcd's defaults (10,000 and 5,000) cost 30 MB.
 	snapshotCount, catchUpEntries = 1000, 500
+	// A start reads all of the last segment of the log, and two of them take room
+	// on disk from the beginning. etcd's default is 64 MB.
+	segmentSize = 16 << 20
 )
+
+// segments sets etcd's segment size, which is the process's, before any etcd of
+// this package runs.
+var segments sync.Once
 
 // embedded is etcd in this process.
 type embedded struct {
@@ -84,12 +92,13 @@ type embedded struct {
 	server *etcdserver.EtcdServer
 	client *clientv3.Client
 	dir    *dataDir
-	// lone says that this is the only member, and stays so: it listens nowhere,
-	// so no member can be added. Then what is applied here is all there is: a
-	// write is acknowledged only after it was applied here, and nobody else can
-	// commit one. So a read of the applied state is linearizable (start waits until
-	// everything that was committed before the start is applied).
+	// lone says that there are no other members: this one listens for none.
 	lone bool
+	// local says that reads of what is applied here are linearizable. That holds
+	// in a lone member that nobody else can reach to add another: a write is
+	// acknowledged only after it was applied here, nobody else can commit one, and
+	// start waits until all that was acknowledged before is applied.
+	local bool
 }
 
 // OpenEmbedded starts etcd in c.Dir and returns when it is ready: a lone member in
@@ -112,7 +121,8 @@ func openEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Etcd, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &embedded{lone: len(c.PeerURLs) == 0}
+	b := &embedded{lone: c.lone()}
+	b.local = b.lone && len(c.ClientURLs) == 0
 	if b.dir, err = openDataDir(c.Dir); err != nil {
 		return nil, err
 	}
@@ -121,12 +131,13 @@ func openEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Etcd, err error) {
 			err = errors.Join(err, b.close())
 		}
 	}()
+	segments.Do(func() { wal.SegmentSizeBytes = segmentSize })
 	if err := b.start(ctx, config); err != nil {
 		return nil, err
 	}
 	b.client = v3client.New(b.server)
 	e := newEtcd(b.client, b, newGate(), c.Logger)
-	if b.lone {
+	if b.local {
 		e.reads = []clientv3.OpOption{clientv3.WithSerializable()}
 	}
 	if err := e.leases.adopt(ctx); err != nil {
@@ -137,12 +148,14 @@ func openEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Etcd, err error) {
 	return e, nil
 }
 
+func (c EmbeddedConfig) lone() bool { return len(c.PeerURLs) == 0 }
+
 // etcd returns the configuration in etcd's words.
 func (c EmbeddedConfig) etcd() (*embed.Config, error) {
 	if c.Dir == "" {
 		return nil, errors.New("no directory is given")
 	}
-	if len(c.PeerURLs) == 0 && (len(c.Members) > 1 || c.Join) {
+	if c.lone() && (len(c.Members) > 1 || c.Join) {
 		return nil, errors.New("a member of a cluster needs PeerURLs")
 	}
 	e := embed.NewConfig()
@@ -159,15 +172,16 @@ func (c EmbeddedConfig) etcd() (*embed.Config, error) {
 	}
 	e.MaxRequestBytes = maxValue + 4096 // of the transaction around the value
 	e.EnableGRPCGateway = false
-	// The checks compare hashes with other members at the start and at each
-	// compaction; remaining times of leases survive a restart.
-	gates := "InitialCorruptCheck=true,CompactHashCheck=true,LeaseCheckpoint=true"
+	gates := "LeaseCheckpoint=true" // what is left of leases survives a restart
+	e.TickMs, e.ElectionMs = uint(loneTick.Milliseconds()), uint(loneElection.Milliseconds())
+	if !c.lone() {
+		// Hashes are compared with the other members' at the start and at each
+		// compaction.
+		gates += ",InitialCorruptCheck=true,CompactHashCheck=true"
+		e.TickMs, e.ElectionMs = uint(peerTick.Milliseconds()), uint(peerElection.Milliseconds())
+	}
 	if err := e.ServerFeatureGate.(featuregate.MutableFeatureGate).Set(gates); err != nil {
 		return nil, fmt.Errorf("set etcd's features %s: %w", gates, err)
-	}
-	e.TickMs, e.ElectionMs = uint(loneTick.Milliseconds()), uint(loneElection.Milliseconds())
-	if len(c.PeerURLs) > 0 {
-		e.TickMs, e.ElectionMs = uint(peerTick.Milliseconds()), uint(peerElection.Milliseconds())
 	}
 	return e, c.addresses(e)
 }
@@ -336,7 +350,7 @@ func (b *embedded) guard(ctx context.Context, g *gate) {
 
 // newest implements body.
 func (b *embedded) newest(ctx context.Context) (int64, error) {
-	if !b.lone {
+	if !b.local {
 		// Concurrent callers share one round to the leader.
 		if err := b.server.LinearizableReadNotify(ctx); err != nil {
 			return 0, err
@@ -370,15 +384,11 @@ func (b *embedded) run(ctx context.Context, f *follow) error {
 		case <-ctx.Done():
 			return nil
 		case r := <-stream.Chan():
-			mvcc.ReportEventReceived(len(r.Events))
-			if r.CompactRevision != 0 {
+			batch, compacted := b.gather(stream, r)
+			f.send(ctx, batch)
+			if compacted {
 				return ErrCompacted
 			}
-			batch := batchOf(r.Events, b.previous)
-			if len(r.Events) == 0 {
-				batch.Revision = r.Revision
-			}
-			f.send(ctx, batch)
 		case <-f.nudge:
 			again.Reset(0)
 		case <-again.C:
@@ -387,6 +397,35 @@ func (b *embedded) run(ctx context.Context, f *follow) error {
 				again.Reset(progressRetry)
 			}
 		}
+	}
+}
+
+// gather makes one batch of a response and of what else is there already, and says
+// whether the watch ends there, because what follows is compacted.
+func (b *embedded) gather(stream mvcc.WatchStream, r mvcc.WatchResponse) (Batch, bool) {
+	var all []*mvccpb.Event
+	progress := int64(0)
+	for {
+		mvcc.ReportEventReceived(len(r.Events))
+		all = append(all, r.Events...)
+		if len(r.Events) == 0 {
+			progress = r.Revision
+		}
+		more := false
+		if r.CompactRevision == 0 && len(all) < maxBatch {
+			select {
+			case r, more = <-stream.Chan():
+			default:
+			}
+		}
+		if more {
+			continue
+		}
+		batch := batchOf(all, b.previous)
+		if r.CompactRevision == 0 {
+			batch.Revision = max(batch.Revision, progress)
+		}
+		return batch, r.CompactRevision != 0
 	}
 }
 

@@ -295,7 +295,7 @@ func TestThreeMembers(t *testing.T) {
 	check(t, outside.Close())
 	stranger := a.client(t, a.issue(t, "stranger"))
 	stranger.Certificates = nil
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if s, err := OpenExternal(ctx, ExternalConfig{Endpoints: urls, TLS: stranger}); err == nil {
 		_ = s.Close()

@@ -45,12 +45,16 @@ func TestStore(t *testing.T) {
 		{"embedded", func(t testing.TB) Store { return openEmbeddedTest(t, t.TempDir()) }},
 		{"external", func(t testing.TB) Store { return openExternalTest(t) }},
 	}
+	t.Parallel()
+	var group sync.WaitGroup
+	defer group.Wait()
 	for _, kind := range kinds {
-		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
-			for _, test := range suite {
-				t.Run(test.name, func(t *testing.T) { test.run(t, kind.open(t)) })
-			}
+		group.Go(func() { // not t.Parallel, of which there may be few: they wait for the disk mostly
+			t.Run(kind.name, func(t *testing.T) {
+				for _, test := range suite {
+					t.Run(test.name, func(t *testing.T) { test.run(t, kind.open(t)) })
+				}
+			})
 		})
 	}
 }

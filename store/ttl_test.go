@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +52,7 @@ func testTTL(t *testing.T, s Store, atMost time.Duration) {
 }
 
 func TestTimeToLive(t *testing.T) {
+	t.Parallel()
 	t.Run("memory", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := OpenMemory(MemoryConfig{})
@@ -69,16 +71,13 @@ func TestTimeToLive(t *testing.T) {
 			wantErr(t, idle.Err(), ErrClosed)
 		})
 	})
-	t.Run("embedded", func(t *testing.T) {
-		t.Parallel()
-		testTTL(t, openEmbeddedTest(t, t.TempDir()), time.Minute)
-	})
-	t.Run("external", func(t *testing.T) {
-		t.Parallel()
-		testTTL(t, openExternalTest(t), time.Minute)
-	})
-	t.Run("over a restart", func(t *testing.T) {
-		t.Parallel()
+	// These wait two seconds, of a real clock.
+	var group sync.WaitGroup
+	defer group.Wait()
+	run := func(name string, test func(*testing.T)) { group.Go(func() { t.Run(name, test) }) }
+	run("embedded", func(t *testing.T) { testTTL(t, openEmbeddedTest(t, t.TempDir()), time.Minute) })
+	run("external", func(t *testing.T) { testTTL(t, openExternalTest(t), time.Minute) })
+	run("over a restart", func(t *testing.T) {
 		config := EmbeddedConfig{Dir: t.TempDir(), Logger: testLogger(t)}
 		s, err := OpenEmbedded(t.Context(), config)
 		check(t, err)

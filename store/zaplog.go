@@ -51,7 +51,8 @@ var expected = []string{
 	"Running http and grpc server on single port",                // on none
 	"Detected that checkpointing is enabled without persistence", // persistent since etcd 3.6
 	"simple token is not cryptographically signed",               // nobody authenticates by token
-	"Failed to detect schema version",                            // before the first snapshot
+	"Failed to detect storage schema version",
+	"Failed to detect schema version", // before the first snapshot
 	"failed to update storage version",
 	"failed to update cluster version", // when stopped early
 	"failed to publish local member",   // while it replays a long log
