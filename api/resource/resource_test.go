@@ -1,0 +1,140 @@
+package resource
+
+import (
+	"testing"
+	"time"
+
+	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/api/kind/kindtest"
+)
+
+const claim = `
+metadata: {name: gpu, namespace: default}
+spec:
+  devices:
+    requests:
+    - name: a
+      exactly: {deviceClassName: gpu, selectors: [{cel: {expression: "device.driver == 'x'"}}], tolerations: [{key: a.b/c, operator: Exists}]}
+    - {name: b, firstAvailable: [{name: big, deviceClassName: gpu, allocationMode: All}]}
+    constraints: [{requests: [a, b/big], matchAttribute: example.com/numa}]
+    config: [{requests: [a], opaque: {driver: Example.com, parameters: {x: 1}}}]
+`
+
+func TestClaim(t *testing.T) {
+	kindtest.Holds(t, ResourceClaim, claim)
+	kindtest.Holds(t, ResourceClaimTemplate, `{metadata: {name: t}, spec: {metadata: {labels: {a: b}}, spec: {devices: {requests: [{name: a, exactly: {deviceClassName: gpu}}]}}}}`)
+	type C = *resourcev1.ResourceClaim
+	c := kindtest.From[C](t, ResourceClaim, claim)
+	if e := c.Spec.Devices.Requests[0].Exactly; e.AllocationMode != "ExactCount" || e.Count != 1 || c.Spec.Devices.Requests[1].FirstAvailable[0].Count != 0 {
+		t.Errorf("defaults %+v", c.Spec)
+	}
+	first := func(c C) *resourcev1.DeviceRequest { return &c.Spec.Devices.Requests[0] }
+	kindtest.Refuses(t, ResourceClaim, claim, []kindtest.Case[C]{
+		{"nothing", func(c C) { first(c).Exactly = nil }, []string{"Required spec.devices.requests[0]"}},
+		{"both", func(c C) { first(c).FirstAvailable = c.Spec.Devices.Requests[1].FirstAvailable }, []string{"Invalid spec.devices.requests[0]"}},
+		{"twice", func(c C) { c.Spec.Devices.Requests = append(c.Spec.Devices.Requests, *first(c)) }, []string{"Duplicate spec.devices.requests[2]"}},
+		{"no class", func(c C) { first(c).Exactly.DeviceClassName = "" }, []string{"Required spec.devices.requests[0].exactly.deviceClassName"}},
+		{"mode", func(c C) { first(c).Exactly.AllocationMode = "x" }, []string{"NotSupported spec.devices.requests[0].exactly.allocationMode"}},
+		{"count", func(c C) { first(c).Exactly.Count = -1 }, []string{"Invalid spec.devices.requests[0].exactly.count: must be greater than zero"}},
+		{"expression", func(c C) { first(c).Exactly.Selectors[0].CEL.Expression = "device.nonsense" },
+			[]string{"Invalid spec.devices.requests[0].exactly.selectors[0].cel.expression"}},
+		{"toleration", func(c C) {
+			first(c).Exactly.Tolerations[0] = resourcev1.DeviceToleration{Key: "!", Operator: "x", Effect: "y"}
+		}, []string{"Invalid spec.devices.requests[0].exactly.tolerations[0].key", "NotSupported spec.devices.requests[0].exactly.tolerations[0].operator",
+			"NotSupported spec.devices.requests[0].exactly.tolerations[0].effect"}},
+		{"constraint", func(c C) {
+			c.Spec.Devices.Constraints[0] = resourcev1.DeviceConstraint{Requests: []string{"who"}, MatchAttribute: new(resourcev1.FullyQualifiedName("numa"))}
+		}, []string{"Invalid spec.devices.constraints[0].requests[0]", "Invalid spec.devices.constraints[0].matchAttribute"}},
+		{"config", func(c C) { c.Spec.Devices.Config[0].Opaque.Parameters.Raw = []byte("[]") },
+			[]string{"Invalid spec.devices.config[0].opaque.parameters: must be a valid JSON object"}},
+	})
+	kindtest.RefusesUpdate(t, ResourceClaim, claim, []kindtest.Case[C]{
+		{"spec", func(c C) { first(c).Name = "x" }, []string{"Invalid spec: field is immutable"}},
+	})
+	allocation := &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{
+		{Request: "a", Driver: "d", Pool: "p/q", Device: "gpu-0"}}}}
+	kindtest.RefusesSub(t, ResourceClaim, "status", claim, []kindtest.Case[C]{
+		{"allocate", func(c C) {
+			c.Status.Allocation = allocation.DeepCopy()
+			c.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: "p", UID: "1"}}
+			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: "d", Pool: "p/q", Device: "gpu-0"}}
+		}, nil},
+		{"reserve nothing", func(c C) { c.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{}} },
+			[]string{"Required status.reservedFor[0].resource", "Required status.reservedFor[0].name", "Required status.reservedFor[0].uid", "Forbidden status.reservedFor"}},
+		{"unknown request", func(c C) {
+			c.Status.Allocation = allocation.DeepCopy()
+			c.Status.Allocation.Devices.Results[0].Request = "z"
+		},
+			[]string{"Invalid status.allocation.devices.results[0].request"}},
+		{"other device", func(c C) {
+			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: "d", Pool: "p", Device: "x"}}
+		}, []string{"Invalid status.devices[0]"}},
+	})
+	c.Status.Allocation = allocation
+	if got := stateCell(c); got != "allocated" {
+		t.Errorf("state %s", got)
+	}
+}
+
+func TestDeviceClass(t *testing.T) {
+	const valid = `{metadata: {name: gpu}, spec: {selectors: [{cel: {expression: "true"}}], extendedResourceName: example.com/gpu}}`
+	kindtest.Holds(t, DeviceClass, valid)
+	type C = *resourcev1.DeviceClass
+	kindtest.Refuses(t, DeviceClass, valid, []kindtest.Case[C]{
+		{"selector", func(c C) { c.Spec.Selectors[0].CEL = nil }, []string{"Required spec.selectors[0].cel"}},
+		{"expression", func(c C) { c.Spec.Selectors[0].CEL.Expression = "1" }, []string{"Invalid spec.selectors[0].cel.expression"}},
+		{"extended", func(c C) { c.Spec.ExtendedResourceName = new("cpu") }, []string{"Invalid spec.extendedResourceName"}},
+		{"config", func(c C) { c.Spec.Config = []resourcev1.DeviceClassConfiguration{{}} }, []string{"Required spec.config[0].opaque"}},
+	})
+}
+
+func TestDeviceTaintRule(t *testing.T) {
+	const valid = `{metadata: {name: r}, spec: {deviceSelector: {driver: d}, taint: {key: a.b/c, effect: NoExecute}}}`
+	kindtest.Holds(t, DeviceTaintRule, valid)
+	type R = *resourcev1.DeviceTaintRule
+	kindtest.Refuses(t, DeviceTaintRule, valid, []kindtest.Case[R]{
+		{"taint", func(r R) { r.Spec.Taint = resourcev1.DeviceTaint{Value: "!"} }, []string{"Invalid spec.taint.key", "Invalid spec.taint.key", "Invalid spec.taint.value", "Required spec.taint.effect"}},
+		{"selector", func(r R) { r.Spec.DeviceSelector.Pool, r.Spec.DeviceSelector.Device = new(""), new("A") },
+			[]string{"Required spec.deviceSelector.pool", "Invalid spec.deviceSelector.device"}},
+	})
+	old := kindtest.From[R](t, DeviceTaintRule, valid)
+	old.Spec.Taint.TimeAdded = new(metav1.NewTime(time.Unix(1000, 0)))
+	now := old.DeepCopy()
+	now.Spec.Taint.Effect = "NoSchedule"
+	DeviceTaintRule.Update(now, old)
+	if now.Spec.Taint.TimeAdded.Equal(old.Spec.Taint.TimeAdded) {
+		t.Error("another effect began in the past")
+	}
+}
+
+func TestResourceSlice(t *testing.T) {
+	const valid = `
+metadata: {name: s}
+spec:
+  driver: d
+  nodeName: n1
+  pool: {name: n1, resourceSliceCount: 1, generation: 1}
+  devices: [{name: gpu-0, attributes: {example.com/model: {string: x}, numa: {int: 1}}, capacity: {memory: {value: 1Gi}}}]
+`
+	kindtest.Holds(t, ResourceSlice, valid)
+	type S = *resourcev1.ResourceSlice
+	kindtest.Refuses(t, ResourceSlice, valid, []kindtest.Case[S]{
+		{"pool", func(s S) { s.Spec.Pool = resourcev1.ResourcePool{Generation: -1} },
+			[]string{"Required spec.pool.name", "Invalid spec.pool.resourceSliceCount", "Invalid spec.pool.generation"}},
+		{"nowhere", func(s S) { s.Spec.NodeName = nil }, []string{"Required spec: exactly one of"}},
+		{"two places", func(s S) { s.Spec.AllNodes = new(true) }, []string{"Invalid spec: exactly one of"}},
+		{"devices", func(s S) {
+			s.Spec.Devices = append(s.Spec.Devices, resourcev1.Device{Name: "gpu-0"}, resourcev1.Device{Name: "A", Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"a-b": {}}})
+		}, []string{"Duplicate spec.devices[1]", "Invalid spec.devices[2].name", "Invalid spec.devices[2].attributes[a-b]", "Invalid spec.devices[2].attributes[a-b]: exactly one value must be specified"}},
+		{"taints", func(s S) { s.Spec.Devices[0].Taints = make([]resourcev1.DeviceTaint, 17) }, []string{"TooMany spec.devices[0].taints"}},
+	})
+	kindtest.RefusesUpdate(t, ResourceSlice, valid, []kindtest.Case[S]{
+		{"what may not", func(s S) { s.Spec.Driver, s.Spec.Pool.Name, s.Spec.NodeName = "e", "n2", new("n2") },
+			[]string{"Invalid spec.driver", "Invalid spec.pool.name", "Invalid spec.nodeName"}},
+	})
+	if f := ResourceSlice.Fields(kindtest.From[S](t, ResourceSlice, valid)); f["spec.nodeName"] != "n1" || f["spec.pool.name"] != "n1" {
+		t.Errorf("fields %v", f)
+	}
+}
