@@ -116,6 +116,10 @@ func (t groupTypes) ObjectToTyped(obj runtime.Object, opts ...smd.ValidationOpti
 }
 
 func (t groupTypes) table(kind schema.GroupVersionKind) managedfields.TypeConverter {
+	if kind == scaleKind {
+		// No table has it; all that counts in it is one number.
+		return managedfields.NewDeducedTypeConverter()
+	}
 	switch kind.Group {
 	case apiextensionsv1.GroupName:
 		return t.customDefinitions

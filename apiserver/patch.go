@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
+	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -38,8 +40,7 @@ func (s *Server) patch(ctx context.Context, r *Request) (*Result, error) {
 		return nil, err
 	}
 	return s.modify(ctx, r, change{make: func(entry *cache.Entry, old api.Object) (api.Object, error) {
-		shown := entry.As(r.Resource)
-		obj, err := p.to(shown.Object(), shown)
+		obj, err := p.to(entry.As(r.Resource).Object())
 		if err != nil {
 			return nil, err
 		}
@@ -58,6 +59,8 @@ type patch struct {
 	empty func() api.Object
 	// apply changes the JSON of an object (JSON and merge patches) …
 	apply func(document []byte) ([]byte, error)
+	// touches are the top-level fields that apply may change or look at; nil: all.
+	touches map[string]bool
 	// … or its fields as a map (strategic merge patches).
 	merge map[string]any
 	// dubious are the fields that are given twice.
@@ -107,6 +110,7 @@ func (p *patch) parseJSONPatch() error {
 		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
 			"The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(operations)))
 	}
+	p.touches = touchedBy(operations)
 	p.apply = func(document []byte) ([]byte, error) {
 		patched, err := operations.Apply(document)
 		if err != nil {
@@ -117,14 +121,44 @@ func (p *patch) parseJSONPatch() error {
 	return nil
 }
 
+// touchedBy are the top-level fields that JSON patch operations name; nil: one
+// names the whole document, or something that cannot be told.
+func touchedBy(operations jsonpatch.Patch) map[string]bool {
+	touched := make(map[string]bool)
+	note := func(path string) bool {
+		first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+		touched[first] = true
+		return first != "" && strings.HasPrefix(path, "/")
+	}
+	for _, o := range operations {
+		path, err := o.Path()
+		if err != nil || !note(path) {
+			return nil
+		}
+		if _, ok := o["from"]; !ok {
+			continue
+		}
+		if from, err := o.From(); err != nil || !note(from) {
+			return nil
+		}
+	}
+	return touched
+}
+
 func (p *patch) parseMergePatch() error {
+	var fields map[string]any
 	if p.strict() {
-		var fields map[string]any
 		dubious, err := kjson.UnmarshalStrict(p.r.Body.Bytes, &fields)
 		if err != nil {
 			return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 		}
 		p.dubious = dubious
+	} else if err := kjson.UnmarshalCaseSensitivePreserveInts(p.r.Body.Bytes, &fields); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	p.touches = make(map[string]bool, len(fields))
+	for name := range fields {
+		p.touches[name] = true
 	}
 	p.apply = func(document []byte) ([]byte, error) {
 		patched, err := jsonpatch.MergePatch(document, p.r.Body.Bytes)
@@ -149,13 +183,24 @@ func (p *patch) parseStrategic() (err error) {
 	return nil
 }
 
-// to returns the patched form of old, which is in the version of the URL. entry,
-// if old is in the cache, saves encoding it.
-func (p *patch) to(old api.Object, entry *cache.Entry) (api.Object, error) {
+// to returns the patched form of old, which is in the version of the URL.
+func (p *patch) to(old api.Object) (api.Object, error) {
 	if p.merge != nil {
 		return p.mergeInto(old)
 	}
-	document, err := p.document(old, entry)
+	if p.touches != nil {
+		part, err := p.applied(only(old, p.touches))
+		if err == nil {
+			return with(old, part, p.touches), nil
+		}
+		// The error shows the whole object.
+	}
+	return p.applied(old)
+}
+
+// applied applies a JSON or merge patch to what there is of an object.
+func (p *patch) applied(old api.Object) (api.Object, error) {
+	document, err := json.Marshal(withKind(old, p.kind))
 	if err != nil {
 		return nil, fmt.Errorf("patch %s %s: %w", p.r.Resource, p.r.Name, err)
 	}
@@ -175,21 +220,35 @@ func (p *patch) to(old api.Object, entry *cache.Entry) (api.Object, error) {
 	return obj, nil
 }
 
-// document is the JSON of old, kind and apiVersion included.
-func (p *patch) document(old api.Object, entry *cache.Entry) ([]byte, error) {
-	if entry == nil || entry.Custom() {
-		return json.Marshal(withKind(old, p.kind))
+// only returns an object that has those of obj's top-level fields that a patch
+// touches, so that the others need not be encoded and decoded. It shares them.
+func only(obj api.Object, touched map[string]bool) api.Object {
+	from := reflect.ValueOf(obj).Elem()
+	part := reflect.New(from.Type())
+	for i := range from.NumField() {
+		if touched[topLevel(from.Type().Field(i))] {
+			part.Elem().Field(i).Set(from.Field(i))
+		}
 	}
-	body, err := entry.JSON()
-	if err != nil {
-		return nil, err
+	return part.Interface().(api.Object)
+}
+
+// with returns a copy of obj that has the touched fields of part instead of its own.
+func with(obj, part api.Object, touched map[string]bool) api.Object {
+	whole := obj.DeepCopyObject().(api.Object)
+	to, from := reflect.ValueOf(whole).Elem(), reflect.ValueOf(part).Elem()
+	for i := range to.NumField() {
+		if touched[topLevel(to.Type().Field(i))] {
+			to.Field(i).Set(from.Field(i))
+		}
 	}
-	apiVersion, kind := p.kind.ToAPIVersionAndKind()
-	document := fmt.Appendf(make([]byte, 0, len(body)+64), `{"kind":%q,"apiVersion":%q`, kind, apiVersion)
-	if rest := body[1:]; rest[0] != '}' {
-		document = append(document, ',')
-	}
-	return append(document, body[1:]...), nil
+	return whole
+}
+
+// topLevel is the JSON name of a field of an object.
+func topLevel(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
 }
 
 func (p *patch) mergeInto(old api.Object) (api.Object, error) {

@@ -83,7 +83,7 @@ func (s *Server) nextScale(r *Request) (func(old *autoscalingv1.Scale) (*autosca
 		return nil, err
 	}
 	return func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-		patched, err := p.to(old, nil)
+		patched, err := p.to(old)
 		if err != nil {
 			return nil, err
 		}
