@@ -44,7 +44,12 @@ type follower struct {
 // run delivers until ctx ends. Each round starts from the state that is, and
 // ends when the follower was too slow for the history.
 func (f *follower) run(ctx context.Context) {
-	if f.client.server.cache.WaitReady(ctx) != nil || !f.wait(ctx) {
+	s := f.client.server
+	if s.cache.WaitReady(ctx) != nil {
+		return
+	}
+	// The snapshot shows every write that was acknowledged before Follow.
+	if !f.until(ctx, f.allowed) || !f.until(ctx, s.fresh) {
 		return
 	}
 	for ctx.Err() == nil {
@@ -52,15 +57,17 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// wait returns when the client may list and watch all sources, or false when ctx
-// has ended.
-func (f *follower) wait(ctx context.Context) bool {
+// until tries a step until it works; false: ctx has ended.
+func (f *follower) until(ctx context.Context, step func(context.Context) error) bool {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
-		err := f.allowed(ctx)
+		err := step(ctx)
 		if err == nil {
 			return true
 		}
-		f.client.server.log.Warn("a component may not follow what it needs", "component", f.client.name, "error", err, "again", pause)
+		if ctx.Err() != nil {
+			return false
+		}
+		f.client.server.log.Warn("a component cannot follow what it needs", "component", f.client.name, "error", err, "again", pause)
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
@@ -71,6 +78,7 @@ func (f *follower) wait(ctx context.Context) bool {
 	}
 }
 
+// allowed tells whether the client may list and watch all sources.
 func (f *follower) allowed(ctx context.Context) error {
 	for i := range f.selections {
 		for _, verb := range []string{"list", "watch"} {

@@ -134,6 +134,9 @@ func (r *Request) read(req *http.Request) (err error) {
 	if err := r.negotiate(req); err != nil {
 		return err
 	}
+	if r.Fence, err = fenceOf(req.Header); err != nil {
+		return err
+	}
 	switch r.Verb {
 	case "get":
 		return r.readGet()

@@ -592,4 +592,3 @@ func TestStoring(t *testing.T) {
 		}
 	})
 }
-
