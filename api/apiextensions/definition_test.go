@@ -30,25 +30,25 @@ func TestDefinition(t *testing.T) {
 	}
 	schema := func(d D) *apiextensionsv1.JSONSchemaProps { return d.Spec.Versions[0].Schema.OpenAPIV3Schema }
 	kindtest.Refuses(t, CustomResourceDefinition, valid, []kindtest.Case[D]{
-		{"name", func(d D) { d.Name = "x.y" }, []string{"Invalid metadata.name: must be spec.names.plural+\".\"+spec.group"}},
-		{"group", func(d D) { d.Spec.Group, d.Name = "example", "crontabs.example" }, []string{"Invalid spec.group"}},
-		{"scope", func(d D) { d.Spec.Scope = "x" }, []string{"NotSupported spec.scope"}},
-		{"no storage", func(d D) { d.Spec.Versions[0].Storage = false }, []string{"Invalid spec.versions: must have exactly one version marked as storage version"}},
-		{"no schema", func(d D) { d.Spec.Versions[0].Schema = nil }, []string{"Required spec.versions[0].schema.openAPIV3Schema"}},
-		{"not structural", func(d D) { schema(d).Type = "" }, []string{"Required spec.validation.openAPIV3Schema.type: must not be empty at the root"}},
-		{"rule", func(d D) {
+		kindtest.When("name", func(d D) { d.Name = "x.y" }, "Invalid metadata.name: must be spec.names.plural+\".\"+spec.group"),
+		kindtest.When("group", func(d D) { d.Spec.Group, d.Name = "example", "crontabs.example" }, "Invalid spec.group"),
+		kindtest.When("scope", func(d D) { d.Spec.Scope = "x" }, "NotSupported spec.scope"),
+		kindtest.When("no storage", func(d D) { d.Spec.Versions[0].Storage = false }, "Invalid spec.versions: must have exactly one version marked as storage version"),
+		kindtest.When("no schema", func(d D) { d.Spec.Versions[0].Schema = nil }, "Required spec.versions[0].schema.openAPIV3Schema"),
+		kindtest.When("not structural", func(d D) { schema(d).Type = "" }, "Required spec.validation.openAPIV3Schema.type: must not be empty at the root"),
+		kindtest.When("rule", func(d D) {
 			s := schema(d).Properties["spec"]
 			s.XValidations[0].Rule = "self.m > 0"
 			schema(d).Properties["spec"] = s
-		}, []string{"Invalid spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule"}},
+		}, "Invalid spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule"),
 	})
 	kindtest.RefusesUpdate(t, CustomResourceDefinition, valid, []kindtest.Case[D]{
-		{"another version", func(d D) {
+		kindtest.When("another version", func(d D) {
 			v := d.Spec.Versions[0]
 			v.Name, v.Storage = "v2", false
 			d.Spec.Versions = append(d.Spec.Versions, v)
-		}, nil},
-		{"stored version gone", func(d D) { d.Spec.Versions[0].Name = "v2" }, []string{"Invalid status.storedVersions[0]: missing from spec.versions", "Invalid status.storedVersions: must have the storage version v2"}},
+		}),
+		kindtest.When("stored version gone", func(d D) { d.Spec.Versions[0].Name = "v2" }, "Invalid status.storedVersions[0]: missing from spec.versions", "Invalid status.storedVersions: must have the storage version v2"),
 	})
 	old := kindtest.From[D](t, CustomResourceDefinition, valid)
 	now := old.DeepCopy()

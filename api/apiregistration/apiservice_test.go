@@ -26,18 +26,18 @@ service: {namespace: kube-system, name: metrics}, insecureSkipTLSVerify: true}}`
 		t.Errorf("row %v", row)
 	}
 	kindtest.Refuses(t, APIService, valid, []kindtest.Case[S]{
-		{"name", func(s S) { s.Name = "x" }, []string{"Invalid metadata.name: must be `spec.version+\".\"+spec.group`: \"v1beta1.metrics.k8s.io\""}},
-		{"version", func(s S) { s.Spec.Version, s.Name = "1", "1.metrics.k8s.io" }, []string{"Invalid spec.version"}},
-		{"group", func(s S) { s.Spec.Group, s.Name = "", "v1beta1." }, []string{"Required spec.group"}},
-		{"priorities", func(s S) { s.Spec.GroupPriorityMinimum, s.Spec.VersionPriority = 20001, 0 }, []string{"Invalid spec.groupPriorityMinimum", "Invalid spec.versionPriority"}},
-		{"service", func(s S) { s.Spec.Service = &apiregistrationv1.ServiceReference{Port: new(int32(0))} },
-			[]string{"Required spec.service.namespace", "Required spec.service.name", "Invalid spec.service.port"}},
-		{"bundle", func(s S) { s.Spec.CABundle = []byte("x") }, []string{"Invalid spec.insecureSkipTLSVerify"}},
-		{"local", func(s S) { s.Spec.Service = nil }, []string{"Invalid spec.insecureSkipTLSVerify: local APIServices may not have insecureSkipTLSVerify"}},
+		kindtest.When("name", func(s S) { s.Name = "x" }, "Invalid metadata.name: must be `spec.version+\".\"+spec.group`: \"v1beta1.metrics.k8s.io\""),
+		kindtest.When("version", func(s S) { s.Spec.Version, s.Name = "1", "1.metrics.k8s.io" }, "Invalid spec.version"),
+		kindtest.When("group", func(s S) { s.Spec.Group, s.Name = "", "v1beta1." }, "Required spec.group"),
+		kindtest.When("priorities", func(s S) { s.Spec.GroupPriorityMinimum, s.Spec.VersionPriority = 20001, 0 }, "Invalid spec.groupPriorityMinimum", "Invalid spec.versionPriority"),
+		kindtest.When("service", func(s S) { s.Spec.Service = &apiregistrationv1.ServiceReference{Port: new(int32(0))} },
+			"Required spec.service.namespace", "Required spec.service.name", "Invalid spec.service.port"),
+		kindtest.When("bundle", func(s S) { s.Spec.CABundle = []byte("x") }, "Invalid spec.insecureSkipTLSVerify"),
+		kindtest.When("local", func(s S) { s.Spec.Service = nil }, "Invalid spec.insecureSkipTLSVerify: local APIServices may not have insecureSkipTLSVerify"),
 	})
 	kindtest.RefusesSub(t, APIService, "status", valid, []kindtest.Case[S]{
-		{"condition", func(s S) {
+		kindtest.When("condition", func(s S) {
 			s.Status.Conditions = []apiregistrationv1.APIServiceCondition{{Type: "Available", Status: "x"}}
-		}, []string{"NotSupported status.conditions[0].status"}},
+		}, "NotSupported status.conditions[0].status"),
 	})
 }

@@ -36,43 +36,43 @@ func TestDeployment(t *testing.T) {
 		t.Errorf("defaults: %+v", s)
 	}
 	kindtest.Refuses(t, Deployment, body, []kindtest.Case[D]{
-		{"negative", func(d D) { d.Spec.Replicas, d.Spec.MinReadySeconds, d.Spec.RevisionHistoryLimit = n(-1), -1, n(-1) },
-			[]string{"Invalid spec.replicas", "Invalid spec.minReadySeconds", "Invalid spec.revisionHistoryLimit"}},
-		{"no selector", func(d D) { d.Spec.Selector = nil }, []string{"Required spec.selector",
-			"Invalid spec.template.metadata.labels: `selector` does not match template `labels`"}},
-		{"empty selector", func(d D) { d.Spec.Selector = &metav1.LabelSelector{} }, []string{"Invalid spec.selector: empty selector is invalid for deployment"}},
-		{"bad selector", func(d D) {
+		kindtest.When("negative", func(d D) { d.Spec.Replicas, d.Spec.MinReadySeconds, d.Spec.RevisionHistoryLimit = n(-1), -1, n(-1) },
+			"Invalid spec.replicas", "Invalid spec.minReadySeconds", "Invalid spec.revisionHistoryLimit"),
+		kindtest.When("no selector", func(d D) { d.Spec.Selector = nil }, "Required spec.selector",
+			"Invalid spec.template.metadata.labels: `selector` does not match template `labels`"),
+		kindtest.When("empty selector", func(d D) { d.Spec.Selector = &metav1.LabelSelector{} }, "Invalid spec.selector: empty selector is invalid for deployment"),
+		kindtest.When("bad selector", func(d D) {
 			d.Spec.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "x"}}}
-		}, []string{"Invalid spec.selector.matchExpressions[0].operator", "Invalid spec.selector: invalid label selector"}},
-		{"labels", func(d D) { d.Spec.Template.Labels = nil }, []string{"Invalid spec.template.metadata.labels"}},
-		{"restart", func(d D) { d.Spec.Template.Spec.RestartPolicy = "Never" }, []string{"NotSupported spec.template.spec.restartPolicy"}},
-		{"deadline of pods", func(d D) { d.Spec.Template.Spec.ActiveDeadlineSeconds = new(int64(1)) },
-			[]string{"Forbidden spec.template.spec.activeDeadlineSeconds: activeDeadlineSeconds in ReplicaSet is not Supported"}},
-		{"deadline", func(d D) { d.Spec.MinReadySeconds = 600 }, []string{"Invalid spec.progressDeadlineSeconds: must be greater than minReadySeconds"}},
-		{"strategy", func(d D) { d.Spec.Strategy.Type = "x" }, []string{"NotSupported spec.strategy"}},
-		{"recreate", func(d D) { d.Spec.Strategy.Type = "Recreate" }, []string{"Forbidden spec.strategy.rollingUpdate"}},
-		{"no rolling", func(d D) { d.Spec.Strategy.RollingUpdate = nil }, []string{"Required spec.strategy.rollingUpdate"}},
-		{"no progress", func(d D) {
+		}, "Invalid spec.selector.matchExpressions[0].operator", "Invalid spec.selector: invalid label selector"),
+		kindtest.When("labels", func(d D) { d.Spec.Template.Labels = nil }, "Invalid spec.template.metadata.labels"),
+		kindtest.When("restart", func(d D) { d.Spec.Template.Spec.RestartPolicy = "Never" }, "NotSupported spec.template.spec.restartPolicy"),
+		kindtest.When("deadline of pods", func(d D) { d.Spec.Template.Spec.ActiveDeadlineSeconds = new(int64(1)) },
+			"Forbidden spec.template.spec.activeDeadlineSeconds: activeDeadlineSeconds in ReplicaSet is not Supported"),
+		kindtest.When("deadline", func(d D) { d.Spec.MinReadySeconds = 600 }, "Invalid spec.progressDeadlineSeconds: must be greater than minReadySeconds"),
+		kindtest.When("strategy", func(d D) { d.Spec.Strategy.Type = "x" }, "NotSupported spec.strategy"),
+		kindtest.When("recreate", func(d D) { d.Spec.Strategy.Type = "Recreate" }, "Forbidden spec.strategy.rollingUpdate"),
+		kindtest.When("no rolling", func(d D) { d.Spec.Strategy.RollingUpdate = nil }, "Required spec.strategy.rollingUpdate"),
+		kindtest.When("no progress", func(d D) {
 			d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxUnavailable: is("0%"), MaxSurge: is("0")}
-		}, []string{"Invalid spec.strategy.rollingUpdate.maxUnavailable: may not be 0 when `maxSurge` is 0"}},
-		{"too many", func(d D) {
+		}, "Invalid spec.strategy.rollingUpdate.maxUnavailable: may not be 0 when `maxSurge` is 0"),
+		kindtest.When("too many", func(d D) {
 			d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxUnavailable: is("101%"), MaxSurge: is("x%")}
-		}, []string{"Invalid spec.strategy.rollingUpdate.maxUnavailable: must not be greater than 100%", "Invalid spec.strategy.rollingUpdate.maxSurge"}},
+		}, "Invalid spec.strategy.rollingUpdate.maxUnavailable: must not be greater than 100%", "Invalid spec.strategy.rollingUpdate.maxSurge"),
 	})
 	kindtest.RefusesUpdate(t, Deployment, body, []kindtest.Case[D]{
-		{"image", func(d D) { d.Spec.Template.Spec.Containers[0].Image = "x" }, nil},
-		{"selector", func(d D) {
+		kindtest.When("image", func(d D) { d.Spec.Template.Spec.Containers[0].Image = "x" }),
+		kindtest.When("selector", func(d D) {
 			d.Spec.Selector.MatchLabels = map[string]string{"a": "b"}
 			d.Spec.Template.Labels["a"] = "b"
 		},
-			[]string{"Invalid spec.selector: field is immutable"}},
+			"Invalid spec.selector: field is immutable"),
 	})
 	kindtest.RefusesSub(t, Deployment, "status", body, []kindtest.Case[D]{
-		{"spec is not status", func(d D) { d.Spec.Replicas = n(-1); d.Labels = map[string]string{"!": ""} }, nil},
-		{"counts", func(d D) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 1, 2 }, []string{
+		kindtest.When("spec is not status", func(d D) { d.Spec.Replicas = n(-1); d.Labels = map[string]string{"!": ""} }),
+		kindtest.When("counts", func(d D) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 1, 2 },
 			"Invalid status.readyReplicas: cannot be greater than status.replicas", "Invalid status.availableReplicas: cannot be greater than status.replicas",
-			"Invalid status.availableReplicas: cannot be greater than readyReplicas"}},
-		{"negative", func(d D) { d.Status.CollisionCount = n(-1) }, []string{"Invalid status.collisionCount"}},
+			"Invalid status.availableReplicas: cannot be greater than readyReplicas"),
+		kindtest.When("negative", func(d D) { d.Status.CollisionCount = n(-1) }, "Invalid status.collisionCount"),
 	})
 	old := kindtest.From[D](t, Deployment, body)
 	old.Status.CollisionCount = n(2)
@@ -118,20 +118,20 @@ func TestReplicaSet(t *testing.T) {
 	kindtest.Holds(t, ReplicaSet, body)
 	type R = *appsv1.ReplicaSet
 	kindtest.Refuses(t, ReplicaSet, body, []kindtest.Case[R]{
-		{"negative", func(r R) { r.Spec.Replicas, r.Spec.MinReadySeconds = n(-1), -1 }, []string{"Invalid spec.replicas", "Invalid spec.minReadySeconds"}},
-		{"empty selector", func(r R) { r.Spec.Selector = &metav1.LabelSelector{} }, []string{"Invalid spec.selector"}},
-		{"labels", func(r R) { r.Spec.Template.Labels = nil }, []string{"Invalid spec.template.metadata.labels"}},
+		kindtest.When("negative", func(r R) { r.Spec.Replicas, r.Spec.MinReadySeconds = n(-1), -1 }, "Invalid spec.replicas", "Invalid spec.minReadySeconds"),
+		kindtest.When("empty selector", func(r R) { r.Spec.Selector = &metav1.LabelSelector{} }, "Invalid spec.selector"),
+		kindtest.When("labels", func(r R) { r.Spec.Template.Labels = nil }, "Invalid spec.template.metadata.labels"),
 	})
 	kindtest.RefusesUpdate(t, ReplicaSet, body, []kindtest.Case[R]{
-		{"selector", func(r R) {
+		kindtest.When("selector", func(r R) {
 			r.Spec.Selector.MatchLabels = map[string]string{"a": "b"}
 			r.Spec.Template.Labels["a"] = "b"
-		}, []string{"Invalid spec.selector"}},
+		}, "Invalid spec.selector"),
 	})
 	kindtest.RefusesSub(t, ReplicaSet, "status", body, []kindtest.Case[R]{
-		{"counts", func(r R) { r.Status.FullyLabeledReplicas = 1 }, []string{"Invalid status.fullyLabeledReplicas"}},
-		{"negative", func(r R) { r.Status.ObservedGeneration, r.Status.TerminatingReplicas = -1, n(-1) },
-			[]string{"Invalid status.observedGeneration", "Invalid status.terminatingReplicas"}},
+		kindtest.When("counts", func(r R) { r.Status.FullyLabeledReplicas = 1 }, "Invalid status.fullyLabeledReplicas"),
+		kindtest.When("negative", func(r R) { r.Status.ObservedGeneration, r.Status.TerminatingReplicas = -1, n(-1) },
+			"Invalid status.observedGeneration", "Invalid status.terminatingReplicas"),
 	})
 	r := kindtest.From[R](t, ReplicaSet, body)
 	r.Status.Replicas = 4
@@ -165,36 +165,36 @@ func TestStatefulSet(t *testing.T) {
 		t.Errorf("defaults: %+v", s)
 	}
 	kindtest.Refuses(t, StatefulSet, stateful, []kindtest.Case[S]{
-		{"negative", func(s S) {
+		kindtest.When("negative", func(s S) {
 			s.Spec.Replicas, s.Spec.MinReadySeconds, s.Spec.Ordinals = n(-1), -1, &appsv1.StatefulSetOrdinals{Start: -1}
-		}, []string{"Invalid spec.replicas", "Invalid spec.minReadySeconds", "Invalid spec.ordinals.start"}},
-		{"management", func(s S) { s.Spec.PodManagementPolicy = "x" }, []string{"Invalid spec.podManagementPolicy"}},
-		{"no management", func(s S) { s.Spec.PodManagementPolicy = "" }, []string{"Required spec.podManagementPolicy"}},
-		{"strategy", func(s S) { s.Spec.UpdateStrategy.Type = "x" }, []string{"Invalid spec.updateStrategy: must be 'RollingUpdate' or 'OnDelete'"}},
-		{"no strategy", func(s S) { s.Spec.UpdateStrategy.Type = "" }, []string{"Required spec.updateStrategy"}},
-		{"on delete", func(s S) { s.Spec.UpdateStrategy.Type = "OnDelete" }, []string{"Invalid spec.updateStrategy.rollingUpdate"}},
-		{"rolling", func(s S) {
+		}, "Invalid spec.replicas", "Invalid spec.minReadySeconds", "Invalid spec.ordinals.start"),
+		kindtest.When("management", func(s S) { s.Spec.PodManagementPolicy = "x" }, "Invalid spec.podManagementPolicy"),
+		kindtest.When("no management", func(s S) { s.Spec.PodManagementPolicy = "" }, "Required spec.podManagementPolicy"),
+		kindtest.When("strategy", func(s S) { s.Spec.UpdateStrategy.Type = "x" }, "Invalid spec.updateStrategy: must be 'RollingUpdate' or 'OnDelete'"),
+		kindtest.When("no strategy", func(s S) { s.Spec.UpdateStrategy.Type = "" }, "Required spec.updateStrategy"),
+		kindtest.When("on delete", func(s S) { s.Spec.UpdateStrategy.Type = "OnDelete" }, "Invalid spec.updateStrategy.rollingUpdate"),
+		kindtest.When("rolling", func(s S) {
 			s.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: n(-1), MaxUnavailable: is("0")}
-		}, []string{"Invalid spec.updateStrategy.rollingUpdate.partition", "Invalid spec.updateStrategy.rollingUpdate.maxUnavailable: cannot be 0"}},
-		{"retention", func(s S) { s.Spec.PersistentVolumeClaimRetentionPolicy.WhenScaled = "x" },
-			[]string{"NotSupported spec.persistentVolumeClaimRetentionPolicy.whenScaled"}},
-		{"service", func(s S) { s.Spec.ServiceName = "A" }, []string{"Invalid spec.serviceName"}},
-		{"selector", func(s S) { s.Spec.Selector = &metav1.LabelSelector{} }, []string{"Invalid spec.selector: empty selector is invalid for statefulset"}},
-		{"no selector", func(s S) { s.Spec.Selector = nil }, []string{"Required spec.selector", "Invalid spec.template.metadata.labels"}},
-		{"restart", func(s S) { s.Spec.Template.Spec.RestartPolicy = "Never" }, []string{"NotSupported spec.template.spec.restartPolicy"}},
+		}, "Invalid spec.updateStrategy.rollingUpdate.partition", "Invalid spec.updateStrategy.rollingUpdate.maxUnavailable: cannot be 0"),
+		kindtest.When("retention", func(s S) { s.Spec.PersistentVolumeClaimRetentionPolicy.WhenScaled = "x" },
+			"NotSupported spec.persistentVolumeClaimRetentionPolicy.whenScaled"),
+		kindtest.When("service", func(s S) { s.Spec.ServiceName = "A" }, "Invalid spec.serviceName"),
+		kindtest.When("selector", func(s S) { s.Spec.Selector = &metav1.LabelSelector{} }, "Invalid spec.selector: empty selector is invalid for statefulset"),
+		kindtest.When("no selector", func(s S) { s.Spec.Selector = nil }, "Required spec.selector", "Invalid spec.template.metadata.labels"),
+		kindtest.When("restart", func(s S) { s.Spec.Template.Spec.RestartPolicy = "Never" }, "NotSupported spec.template.spec.restartPolicy"),
 	})
 	kindtest.RefusesUpdate(t, StatefulSet, stateful, []kindtest.Case[S]{
-		{"what may change", func(s S) {
+		kindtest.When("what may change", func(s S) {
 			s.Spec.Replicas, s.Spec.MinReadySeconds, s.Spec.UpdateStrategy = n(4), 3, appsv1.StatefulSetUpdateStrategy{Type: "OnDelete"}
 			s.Spec.Template.Spec.Containers[0].Image = "x"
-		}, nil},
-		{"service", func(s S) { s.Spec.ServiceName = "other" }, []string{"Invalid spec.serviceName: field is immutable"}},
-		{"claims", func(s S) { s.Spec.VolumeClaimTemplates = nil }, []string{"Invalid spec.volumeClaimTemplates: field is immutable"}},
-		{"management", func(s S) { s.Spec.PodManagementPolicy = "Parallel" }, []string{"Invalid spec.podManagementPolicy: field is immutable"}},
+		}),
+		kindtest.When("service", func(s S) { s.Spec.ServiceName = "other" }, "Invalid spec.serviceName: field is immutable"),
+		kindtest.When("claims", func(s S) { s.Spec.VolumeClaimTemplates = nil }, "Invalid spec.volumeClaimTemplates: field is immutable"),
+		kindtest.When("management", func(s S) { s.Spec.PodManagementPolicy = "Parallel" }, "Invalid spec.podManagementPolicy: field is immutable"),
 	})
 	kindtest.RefusesSub(t, StatefulSet, "status", stateful, []kindtest.Case[S]{
-		{"counts", func(s S) { s.Status.CurrentReplicas, s.Status.AvailableReplicas = 1, 1 }, []string{"Invalid status.currentReplicas",
-			"Invalid status.availableReplicas", "Invalid status.availableReplicas: cannot be greater than status.readyReplicas"}},
+		kindtest.When("counts", func(s S) { s.Status.CurrentReplicas, s.Status.AvailableReplicas = 1, 1 }, "Invalid status.currentReplicas",
+			"Invalid status.availableReplicas", "Invalid status.availableReplicas: cannot be greater than status.readyReplicas"),
 	})
 	if StatefulSet.ValidateName("a.b", false) == nil {
 		t.Error("a name that is no host name is taken")
@@ -218,26 +218,26 @@ func TestDaemonSet(t *testing.T) {
 	kindtest.Holds(t, DaemonSet, body)
 	type D = *appsv1.DaemonSet
 	kindtest.Refuses(t, DaemonSet, body, []kindtest.Case[D]{
-		{"selector", func(d D) { d.Spec.Selector = &metav1.LabelSelector{} }, []string{"Invalid spec.selector: empty selector is invalid for daemonset"}},
-		{"no selector", func(d D) { d.Spec.Selector = nil }, []string{"Invalid spec.template.metadata.labels"}},
-		{"restart", func(d D) { d.Spec.Template.Spec.RestartPolicy = "Never" }, []string{"NotSupported spec.template.spec.restartPolicy"}},
-		{"strategy", func(d D) { d.Spec.UpdateStrategy.Type = "x" }, []string{"NotSupported spec.updateStrategy"}},
-		{"no rolling", func(d D) { d.Spec.UpdateStrategy.RollingUpdate = nil }, []string{"Required spec.updateStrategy.rollingUpdate"}},
-		{"both", func(d D) { d.Spec.UpdateStrategy.RollingUpdate.MaxSurge = is("1") },
-			[]string{"Invalid spec.updateStrategy.rollingUpdate.maxSurge: may not be set when maxUnavailable is non-zero"}},
-		{"neither", func(d D) { d.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = is("0") },
-			[]string{"Required spec.updateStrategy.rollingUpdate.maxUnavailable: cannot be 0 when maxSurge is 0"}},
-		{"negative", func(d D) { d.Spec.MinReadySeconds, d.Spec.RevisionHistoryLimit = -1, n(-1) },
-			[]string{"Invalid spec.minReadySeconds", "Invalid spec.revisionHistoryLimit"}},
+		kindtest.When("selector", func(d D) { d.Spec.Selector = &metav1.LabelSelector{} }, "Invalid spec.selector: empty selector is invalid for daemonset"),
+		kindtest.When("no selector", func(d D) { d.Spec.Selector = nil }, "Invalid spec.template.metadata.labels"),
+		kindtest.When("restart", func(d D) { d.Spec.Template.Spec.RestartPolicy = "Never" }, "NotSupported spec.template.spec.restartPolicy"),
+		kindtest.When("strategy", func(d D) { d.Spec.UpdateStrategy.Type = "x" }, "NotSupported spec.updateStrategy"),
+		kindtest.When("no rolling", func(d D) { d.Spec.UpdateStrategy.RollingUpdate = nil }, "Required spec.updateStrategy.rollingUpdate"),
+		kindtest.When("both", func(d D) { d.Spec.UpdateStrategy.RollingUpdate.MaxSurge = is("1") },
+			"Invalid spec.updateStrategy.rollingUpdate.maxSurge: may not be set when maxUnavailable is non-zero"),
+		kindtest.When("neither", func(d D) { d.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = is("0") },
+			"Required spec.updateStrategy.rollingUpdate.maxUnavailable: cannot be 0 when maxSurge is 0"),
+		kindtest.When("negative", func(d D) { d.Spec.MinReadySeconds, d.Spec.RevisionHistoryLimit = -1, n(-1) },
+			"Invalid spec.minReadySeconds", "Invalid spec.revisionHistoryLimit"),
 	})
 	kindtest.RefusesUpdate(t, DaemonSet, body, []kindtest.Case[D]{
-		{"selector", func(d D) {
+		kindtest.When("selector", func(d D) {
 			d.Spec.Selector.MatchLabels = map[string]string{"a": "b"}
 			d.Spec.Template.Labels["a"] = "b"
-		}, []string{"Invalid spec.selector"}},
+		}, "Invalid spec.selector"),
 	})
 	kindtest.RefusesSub(t, DaemonSet, "status", body, []kindtest.Case[D]{
-		{"negative", func(d D) { d.Status.NumberReady = -1 }, []string{"Invalid status.numberReady"}},
+		kindtest.When("negative", func(d D) { d.Status.NumberReady = -1 }, "Invalid status.numberReady"),
 	})
 
 	const annotation = "deprecated.daemonset.template.generation"
@@ -263,15 +263,15 @@ func TestControllerRevision(t *testing.T) {
 	kindtest.Holds(t, ControllerRevision, valid)
 	type R = *appsv1.ControllerRevision
 	kindtest.Refuses(t, ControllerRevision, valid, []kindtest.Case[R]{
-		{"negative", func(r R) { r.Revision = -1 }, []string{"Invalid revision"}},
-		{"no data", func(r R) { r.Data = runtime.RawExtension{} }, []string{"Required data: data is mandatory"}},
-		{"null", func(r R) { r.Data.Raw = []byte("null") }, []string{"Required data: data is mandatory"}},
-		{"list", func(r R) { r.Data.Raw = []byte("[]") }, []string{"Required data: data must be a valid JSON object"}},
-		{"broken", func(r R) { r.Data.Raw = []byte("{") }, []string{"Invalid data: error parsing data"}},
+		kindtest.When("negative", func(r R) { r.Revision = -1 }, "Invalid revision"),
+		kindtest.When("no data", func(r R) { r.Data = runtime.RawExtension{} }, "Required data: data is mandatory"),
+		kindtest.When("null", func(r R) { r.Data.Raw = []byte("null") }, "Required data: data is mandatory"),
+		kindtest.When("list", func(r R) { r.Data.Raw = []byte("[]") }, "Required data: data must be a valid JSON object"),
+		kindtest.When("broken", func(r R) { r.Data.Raw = []byte("{") }, "Invalid data: error parsing data"),
 	})
 	kindtest.RefusesUpdate(t, ControllerRevision, valid, []kindtest.Case[R]{
-		{"revision", func(r R) { r.Revision = 2 }, nil},
-		{"data", func(r R) { r.Data.Raw = []byte("{}") }, []string{"Invalid data: field is immutable"}},
+		kindtest.When("revision", func(r R) { r.Revision = 2 }),
+		kindtest.When("data", func(r R) { r.Data.Raw = []byte("{}") }, "Invalid data: field is immutable"),
 	})
 	r := kindtest.From[R](t, ControllerRevision, valid)
 	r.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", Controller: new(true)}}

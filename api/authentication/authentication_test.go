@@ -22,14 +22,14 @@ func TestTokenRequest(t *testing.T) {
 		return map[string]authenticationv1.AttestationValue{"admissionReviewAPIGroups": {group}}
 	}
 	kindtest.Refuses(t, TokenRequest, valid, []kindtest.Case[R]{
-		{"short", func(r R) { r.Spec.ExpirationSeconds = new(int64(599)) }, []string{"Invalid spec.expirationSeconds"}},
-		{"long", func(r R) { r.Spec.ExpirationSeconds = new(int64(1<<32 + 1)) }, []string{"Invalid spec.expirationSeconds"}},
-		{"attestation for nothing", func(r R) { r.Spec.Attestations = attest("apps") }, []string{"Invalid spec.attestations"}},
-		{"webhook", func(r R) { r.Spec.BoundObjectRef, r.Spec.Attestations = webhook, attest("apps") }, nil},
-		{"no attestation", func(r R) { r.Spec.BoundObjectRef, r.Spec.Audiences = webhook, nil }, []string{"Invalid spec.audiences", "Invalid spec.attestations"}},
-		{"core group", func(r R) { r.Spec.BoundObjectRef, r.Spec.Attestations = webhook, attest("") }, []string{"Invalid spec.attestations[admissionReviewAPIGroups][0]: may not be an empty string"}},
-		{"other key", func(r R) {
+		kindtest.When("short", func(r R) { r.Spec.ExpirationSeconds = new(int64(599)) }, "Invalid spec.expirationSeconds"),
+		kindtest.When("long", func(r R) { r.Spec.ExpirationSeconds = new(int64(1<<32 + 1)) }, "Invalid spec.expirationSeconds"),
+		kindtest.When("attestation for nothing", func(r R) { r.Spec.Attestations = attest("apps") }, "Invalid spec.attestations"),
+		kindtest.When("webhook", func(r R) { r.Spec.BoundObjectRef, r.Spec.Attestations = webhook, attest("apps") }),
+		kindtest.When("no attestation", func(r R) { r.Spec.BoundObjectRef, r.Spec.Audiences = webhook, nil }, "Invalid spec.audiences", "Invalid spec.attestations"),
+		kindtest.When("core group", func(r R) { r.Spec.BoundObjectRef, r.Spec.Attestations = webhook, attest("") }, "Invalid spec.attestations[admissionReviewAPIGroups][0]: may not be an empty string"),
+		kindtest.When("other key", func(r R) {
 			r.Spec.BoundObjectRef, r.Spec.Attestations = webhook, map[string]authenticationv1.AttestationValue{"x": {"a"}}
-		}, []string{"NotSupported spec.attestations[x]"}},
+		}, "NotSupported spec.attestations[x]"),
 	})
 }

@@ -48,41 +48,41 @@ func TestAutoscaler(t *testing.T) {
 		t.Errorf("behaviour %+v %+v", b.ScaleUp, b.ScaleDown)
 	}
 	kindtest.Refuses(t, HorizontalPodAutoscaler, valid, []kindtest.Case[A]{
-		{"no max", func(a A) { a.Spec.MaxReplicas = 0 }, []string{"Required spec.maxReplicas", "Invalid spec.maxReplicas: must be greater than or equal to `minReplicas`"}},
-		{"negative", func(a A) { a.Spec.MaxReplicas, a.Spec.MinReplicas = -1, new(int32(-2)) },
-			[]string{"Invalid spec.minReplicas", "Invalid spec.maxReplicas: must be greater than or equal to 1"}},
-		{"zero with a queue", func(a A) { a.Spec.MinReplicas = new(int32(0)) }, nil},
-		{"zero without", func(a A) { a.Spec.MinReplicas, a.Spec.Metrics = new(int32(0)), a.Spec.Metrics[2:] }, []string{"Forbidden spec.metrics"}},
-		{"target", func(a A) {
+		kindtest.When("no max", func(a A) { a.Spec.MaxReplicas = 0 }, "Required spec.maxReplicas", "Invalid spec.maxReplicas: must be greater than or equal to `minReplicas`"),
+		kindtest.When("negative", func(a A) { a.Spec.MaxReplicas, a.Spec.MinReplicas = -1, new(int32(-2)) },
+			"Invalid spec.minReplicas", "Invalid spec.maxReplicas: must be greater than or equal to 1"),
+		kindtest.When("zero with a queue", func(a A) { a.Spec.MinReplicas = new(int32(0)) }),
+		kindtest.When("zero without", func(a A) { a.Spec.MinReplicas, a.Spec.Metrics = new(int32(0)), a.Spec.Metrics[2:] }, "Forbidden spec.metrics"),
+		kindtest.When("target", func(a A) {
 			a.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "v1", Name: "a/b"}
 		},
-			[]string{"Required spec.scaleTargetRef.kind", "Invalid spec.scaleTargetRef.name", "Invalid spec.scaleTargetRef.apiVersion: apiVersion must specify API group"}},
-		{"replication controller", func(a A) {
+			"Required spec.scaleTargetRef.kind", "Invalid spec.scaleTargetRef.name", "Invalid spec.scaleTargetRef.apiVersion: apiVersion must specify API group"),
+		kindtest.When("replication controller", func(a A) {
 			a.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{Kind: "ReplicationController", Name: "x"}
-		}, nil},
-		{"no metric", func(a A) { a.Spec.Metrics[0] = autoscalingv2.MetricSpec{} }, []string{"Required spec.metrics[0].type", "NotSupported spec.metrics[0].type"}},
-		{"missing", func(a A) { a.Spec.Metrics[0].External = nil }, []string{"Required spec.metrics[0].external"}},
-		{"two", func(a A) { a.Spec.Metrics[0].Pods = a.Spec.Metrics[2].Pods }, []string{"Forbidden spec.metrics[0].pods: must populate the given metric source only"}},
-		{"external", func(a A) { a.Spec.Metrics[0].External.Target = autoscalingv2.MetricTarget{} },
-			[]string{"Required spec.metrics[0].external.target.type", "Invalid spec.metrics[0].external.target.type", "Required spec.metrics[0].external.target.averageValue"}},
-		{"object", func(a A) { a.Spec.Metrics[1].Object.Target.Value = new(resource.MustParse("0")) }, []string{"Invalid spec.metrics[1].object.target.value: must be positive"}},
-		{"pods", func(a A) { a.Spec.Metrics[2].Pods.Metric.Name = "" }, []string{"Required spec.metrics[2].pods.metric.name: must specify a metric name"}},
-		{"container", func(a A) { a.Spec.Metrics[3].ContainerResource.Container = "" }, []string{"Required spec.metrics[3].containerResource.container"}},
-		{"both", func(a A) { a.Spec.Metrics[4].Resource.Target.AverageValue = new(resource.MustParse("1")) },
-			[]string{"Forbidden spec.metrics[4].resource.target.averageValue"}},
-		{"utilization", func(a A) { a.Spec.Metrics[4].Resource.Target.AverageUtilization = new(int32(0)) },
-			[]string{"Invalid spec.metrics[4].resource.target.averageUtilization"}},
-		{"behaviour", func(a A) {
+		}),
+		kindtest.When("no metric", func(a A) { a.Spec.Metrics[0] = autoscalingv2.MetricSpec{} }, "Required spec.metrics[0].type", "NotSupported spec.metrics[0].type"),
+		kindtest.When("missing", func(a A) { a.Spec.Metrics[0].External = nil }, "Required spec.metrics[0].external"),
+		kindtest.When("two", func(a A) { a.Spec.Metrics[0].Pods = a.Spec.Metrics[2].Pods }, "Forbidden spec.metrics[0].pods: must populate the given metric source only"),
+		kindtest.When("external", func(a A) { a.Spec.Metrics[0].External.Target = autoscalingv2.MetricTarget{} },
+			"Required spec.metrics[0].external.target.type", "Invalid spec.metrics[0].external.target.type", "Required spec.metrics[0].external.target.averageValue"),
+		kindtest.When("object", func(a A) { a.Spec.Metrics[1].Object.Target.Value = new(resource.MustParse("0")) }, "Invalid spec.metrics[1].object.target.value: must be positive"),
+		kindtest.When("pods", func(a A) { a.Spec.Metrics[2].Pods.Metric.Name = "" }, "Required spec.metrics[2].pods.metric.name: must specify a metric name"),
+		kindtest.When("container", func(a A) { a.Spec.Metrics[3].ContainerResource.Container = "" }, "Required spec.metrics[3].containerResource.container"),
+		kindtest.When("both", func(a A) { a.Spec.Metrics[4].Resource.Target.AverageValue = new(resource.MustParse("1")) },
+			"Forbidden spec.metrics[4].resource.target.averageValue"),
+		kindtest.When("utilization", func(a A) { a.Spec.Metrics[4].Resource.Target.AverageUtilization = new(int32(0)) },
+			"Invalid spec.metrics[4].resource.target.averageUtilization"),
+		kindtest.When("behaviour", func(a A) {
 			a.Spec.Behavior.ScaleDown = &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: new(int32(3601)), SelectPolicy: new(autoscalingv2.ScalingPolicySelect("x"))}
 			a.Spec.Behavior.ScaleUp.Policies[0] = autoscalingv2.HPAScalingPolicy{Type: "x", PeriodSeconds: 1801}
 			a.Spec.Behavior.ScaleUp.Tolerance = new(resource.MustParse("-1"))
-		}, []string{"Invalid spec.behavior.scaleDown.stabilizationWindowSeconds", "NotSupported spec.behavior.scaleDown.selectPolicy",
+		}, "Invalid spec.behavior.scaleDown.stabilizationWindowSeconds", "NotSupported spec.behavior.scaleDown.selectPolicy",
 			"Required spec.behavior.scaleDown.policies", "NotSupported spec.behavior.scaleUp.policies[0].type", "Invalid spec.behavior.scaleUp.policies[0].value",
-			"Invalid spec.behavior.scaleUp.policies[0].periodSeconds", "Invalid spec.behavior.scaleUp.tolerance"}},
+			"Invalid spec.behavior.scaleUp.policies[0].periodSeconds", "Invalid spec.behavior.scaleUp.tolerance"),
 	})
 	kindtest.RefusesSub(t, HorizontalPodAutoscaler, "status", valid, []kindtest.Case[A]{
-		{"negative", func(a A) { a.Status.CurrentReplicas, a.Status.Conditions[0].ObservedGeneration = -1, new(int64(-1)) },
-			[]string{"Invalid status.currentReplicas", "Invalid status.conditions[0].observedGeneration"}},
+		kindtest.When("negative", func(a A) { a.Status.CurrentReplicas, a.Status.Conditions[0].ObservedGeneration = -1, new(int64(-1)) },
+			"Invalid status.currentReplicas", "Invalid status.conditions[0].observedGeneration"),
 	})
 	old := kindtest.From[A](t, HorizontalPodAutoscaler, valid)
 	old.Spec.ScaleTargetRef.APIVersion = "a/b/c"
@@ -139,6 +139,6 @@ func TestV1(t *testing.T) {
 func TestScale(t *testing.T) {
 	kindtest.Holds(t, Scale, `{metadata: {name: web}, spec: {replicas: 3}}`)
 	kindtest.Refuses(t, Scale, `{metadata: {name: web}}`, []kindtest.Case[*autoscalingv1.Scale]{
-		{"negative", func(s *autoscalingv1.Scale) { s.Spec.Replicas = -1 }, []string{"Invalid spec.replicas: must be greater than or equal to 0"}},
+		kindtest.When("negative", func(s *autoscalingv1.Scale) { s.Spec.Replicas = -1 }, "Invalid spec.replicas: must be greater than or equal to 0"),
 	})
 }

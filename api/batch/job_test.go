@@ -91,32 +91,32 @@ func TestJobRefused(t *testing.T) {
 	type J = *batchv1.Job
 	n := func(i int32) *int32 { return &i }
 	kindtest.Refuses(t, Job, jobYAML, []kindtest.Case[J]{
-		{"negative counts", func(j J) {
+		kindtest.When("negative counts", func(j J) {
 			j.Spec.Parallelism, j.Spec.Completions, j.Spec.BackoffLimit, j.Spec.TTLSecondsAfterFinished = n(-1), n(-1), n(-1), n(-1)
 			j.Spec.ActiveDeadlineSeconds = new(int64(-1))
-		}, []string{"Invalid spec.parallelism", "Invalid spec.completions", "Invalid spec.backoffLimit",
-			"Invalid spec.ttlSecondsAfterFinished", "Invalid spec.activeDeadlineSeconds"}},
-		{"restart policy Always", func(j J) { j.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyAlways },
-			[]string{`Required spec.template.spec.restartPolicy: valid values: "OnFailure", "Never"`}},
-		{"restart policy unknown", func(j J) { j.Spec.Template.Spec.RestartPolicy = "Often" },
-			[]string{"NotSupported spec.template.spec.restartPolicy"}},
-		{"foreign label", func(j J) { j.Spec.Template.Labels["controller-uid"] = "x" },
-			[]string{"Invalid spec.template.metadata.labels[controller-uid]: must be '9a'"}},
-		{"missing label", func(j J) { delete(j.Spec.Template.Labels, "batch.kubernetes.io/job-name") },
-			[]string{"Required spec.template.metadata.labels[batch.kubernetes.io/job-name]: must be 'pi'"}},
-		{"no selector", func(j J) { j.Spec.Selector = nil },
-			[]string{"Required spec.selector", "Invalid spec.template.metadata.labels"}},
-		{"selector of another", func(j J) { j.Spec.Selector.MatchLabels["app"] = "x" },
-			[]string{"Invalid spec.selector: `selector` not auto-generated", "Invalid spec.template.metadata.labels"}},
-		{"managedBy", func(j J) { j.Spec.ManagedBy = new("x") }, []string{"Invalid spec.managedBy"}},
-		{"per index without Indexed", func(j J) { j.Spec.BackoffLimitPerIndex = n(1) },
-			[]string{"Invalid spec.backoffLimitPerIndex: requires indexed completion mode"}},
-		{"mode", func(j J) { j.Spec.CompletionMode = new(batchv1.CompletionMode("x")) }, []string{"NotSupported spec.completionMode"}},
-		{"success policy without Indexed", func(j J) { j.Spec.SuccessPolicy = &batchv1.SuccessPolicy{} },
-			[]string{"Invalid spec.successPolicy"}},
-		{"replacement", func(j J) { j.Spec.PodReplacementPolicy = new(batchv1.PodReplacementPolicy("x")) },
-			[]string{`NotSupported spec.podReplacementPolicy: supported values: "Failed", "TerminatingOrFailed"`}},
-		{"failure policy", func(j J) {
+		}, "Invalid spec.parallelism", "Invalid spec.completions", "Invalid spec.backoffLimit",
+			"Invalid spec.ttlSecondsAfterFinished", "Invalid spec.activeDeadlineSeconds"),
+		kindtest.When("restart policy Always", func(j J) { j.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyAlways },
+			`Required spec.template.spec.restartPolicy: valid values: "OnFailure", "Never"`),
+		kindtest.When("restart policy unknown", func(j J) { j.Spec.Template.Spec.RestartPolicy = "Often" },
+			"NotSupported spec.template.spec.restartPolicy", "NotSupported spec.template.spec.restartPolicy"),
+		kindtest.When("foreign label", func(j J) { j.Spec.Template.Labels["controller-uid"] = "x" },
+			"Invalid spec.template.metadata.labels[controller-uid]: must be '9a'"),
+		kindtest.When("missing label", func(j J) { delete(j.Spec.Template.Labels, "batch.kubernetes.io/job-name") },
+			"Required spec.template.metadata.labels[batch.kubernetes.io/job-name]: must be 'pi'"),
+		kindtest.When("no selector", func(j J) { j.Spec.Selector = nil },
+			"Required spec.selector", "Invalid spec.template.metadata.labels"),
+		kindtest.When("selector of another", func(j J) { j.Spec.Selector.MatchLabels["app"] = "x" },
+			"Invalid spec.selector: `selector` not auto-generated", "Invalid spec.template.metadata.labels"),
+		kindtest.When("managedBy", func(j J) { j.Spec.ManagedBy = new("x") }, "Invalid spec.managedBy"),
+		kindtest.When("per index without Indexed", func(j J) { j.Spec.BackoffLimitPerIndex = n(1) },
+			"Invalid spec.backoffLimitPerIndex: requires indexed completion mode"),
+		kindtest.When("mode", func(j J) { j.Spec.CompletionMode = new(batchv1.CompletionMode("x")) }, "NotSupported spec.completionMode"),
+		kindtest.When("success policy without Indexed", func(j J) { j.Spec.SuccessPolicy = &batchv1.SuccessPolicy{} },
+			"Invalid spec.successPolicy"),
+		kindtest.When("replacement", func(j J) { j.Spec.PodReplacementPolicy = new(batchv1.PodReplacementPolicy("x")) },
+			`NotSupported spec.podReplacementPolicy: supported values: "Failed", "TerminatingOrFailed"`),
+		kindtest.When("failure policy", func(j J) {
 			j.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
 			j.Spec.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{
 				{},
@@ -126,7 +126,7 @@ func TestJobRefused(t *testing.T) {
 				{Action: "Ignore", OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: "In", Values: []int32{1}},
 					OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: "Ready", Status: "True"}}},
 			}}
-		}, []string{
+		},
 			`Required spec.podFailurePolicy.rules[0].action: valid values: ["Count" "FailIndex" "FailJob" "Ignore"]`,
 			"Invalid spec.podFailurePolicy.rules[0]: specifying one of OnExitCodes and OnPodConditions is required",
 			"Invalid spec.podFailurePolicy.rules[1].action: requires the backoffLimitPerIndex to be set",
@@ -139,45 +139,45 @@ func TestJobRefused(t *testing.T) {
 			"Invalid spec.podFailurePolicy.rules[3]: specifying both OnExitCodes and OnPodConditions is not supported",
 			`NotSupported spec.podReplacementPolicy: supported values: "Failed"`,
 			`Invalid spec.template.spec.restartPolicy: only "Never" is supported when podFailurePolicy is specified`,
-		}},
+		),
 	})
 	kindtest.Refuses(t, Job, indexedYAML, []kindtest.Case[J]{
-		{"no completions", func(j J) { j.Spec.Completions = nil }, []string{"Required spec.completions: when completion mode is Indexed"}},
-		{"too parallel", func(j J) { j.Spec.Parallelism = n(100001) }, []string{"Invalid spec.parallelism"}},
-		{"more failed than completions", func(j J) { j.Spec.MaxFailedIndexes = n(6) }, []string{"Invalid spec.maxFailedIndexes"}},
-		{"failed without limit", func(j J) { j.Spec.MaxFailedIndexes, j.Spec.BackoffLimitPerIndex = n(1), nil },
-			[]string{"Required spec.backoffLimitPerIndex"}},
-		{"many completions", func(j J) { j.Spec.Completions, j.Spec.Parallelism = n(100001), n(10001) },
-			[]string{"Required spec.maxFailedIndexes", "Invalid spec.parallelism"}},
-		{"long name", func(j J) {
+		kindtest.When("no completions", func(j J) { j.Spec.Completions = nil }, "Required spec.completions: when completion mode is Indexed"),
+		kindtest.When("too parallel", func(j J) { j.Spec.Parallelism = n(100001) }, "Invalid spec.parallelism"),
+		kindtest.When("more failed than completions", func(j J) { j.Spec.MaxFailedIndexes = n(6) }, "Invalid spec.maxFailedIndexes"),
+		kindtest.When("failed without limit", func(j J) { j.Spec.MaxFailedIndexes, j.Spec.BackoffLimitPerIndex = n(1), nil },
+			"Required spec.backoffLimitPerIndex"),
+		kindtest.When("many completions", func(j J) { j.Spec.Completions, j.Spec.Parallelism = n(100001), n(10001) },
+			"Required spec.maxFailedIndexes", "Invalid spec.parallelism"),
+		kindtest.When("long name", func(j J) {
 			j.Name = "a23456789012345678901234567890123456789012345678901234567890123"
 			j.Spec.Template.Labels["job-name"], j.Spec.Template.Labels["batch.kubernetes.io/job-name"] = j.Name, j.Name
-		}, []string{"Invalid metadata.name"}},
-		{"success policy", func(j J) {
+		}, "Invalid metadata.name"),
+		kindtest.When("success policy", func(j J) {
 			j.Spec.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{
 				{}, {SucceededIndexes: new("0-2,9")}, {SucceededIndexes: new("0-2"), SucceededCount: n(4)}, {SucceededCount: n(6)},
 				{SucceededIndexes: new("0-2,4")}}}
-		}, []string{"Required spec.successPolicy.rules[0]", "Invalid spec.successPolicy.rules[1].succeededIndexes",
-			"Invalid spec.successPolicy.rules[2].succeededCount", "Invalid spec.successPolicy.rules[3].succeededCount"}},
-		{"empty success policy", func(j J) { j.Spec.SuccessPolicy = &batchv1.SuccessPolicy{} }, []string{"Required spec.successPolicy.rules"}},
+		}, "Required spec.successPolicy.rules[0]", "Invalid spec.successPolicy.rules[1].succeededIndexes",
+			"Invalid spec.successPolicy.rules[2].succeededCount", "Invalid spec.successPolicy.rules[3].succeededCount"),
+		kindtest.When("empty success policy", func(j J) { j.Spec.SuccessPolicy = &batchv1.SuccessPolicy{} }, "Required spec.successPolicy.rules"),
 	})
 }
 
 func TestJobUpdateRefused(t *testing.T) {
 	type J = *batchv1.Job
 	kindtest.RefusesUpdate(t, Job, jobYAML, []kindtest.Case[J]{
-		{"suspend", func(j J) { j.Spec.Suspend = new(true) }, nil},
-		{"parallelism", func(j J) { j.Spec.Parallelism = new(int32(7)) }, nil},
-		{"completions", func(j J) { j.Spec.Completions = new(int32(7)) }, []string{"Invalid spec.completions: field is immutable"}},
-		{"template", func(j J) { j.Spec.Template.Spec.Containers[0].Image = "x" }, []string{"Invalid spec.template: field is immutable"}},
-		{"node selector", func(j J) { j.Spec.Template.Spec.NodeSelector = map[string]string{"a": "b"} }, []string{"Invalid spec.template"}},
-		{"managedBy", func(j J) { j.Spec.ManagedBy = new("a.b/c") }, []string{"Invalid spec.managedBy: field is immutable"}},
+		kindtest.When("suspend", func(j J) { j.Spec.Suspend = new(true) }),
+		kindtest.When("parallelism", func(j J) { j.Spec.Parallelism = new(int32(7)) }),
+		kindtest.When("completions", func(j J) { j.Spec.Completions = new(int32(7)) }, "Invalid spec.completions: field is immutable"),
+		kindtest.When("template", func(j J) { j.Spec.Template.Spec.Containers[0].Image = "x" }, "Invalid spec.template: field is immutable"),
+		kindtest.When("node selector", func(j J) { j.Spec.Template.Spec.NodeSelector = map[string]string{"a": "b"} }, "Invalid spec.template"),
+		kindtest.When("managedBy", func(j J) { j.Spec.ManagedBy = new("a.b/c") }, "Invalid spec.managedBy: field is immutable"),
 	})
 	kindtest.RefusesUpdate(t, Job, indexedYAML, []kindtest.Case[J]{
-		{"elastic", func(j J) { j.Spec.Completions, j.Spec.Parallelism = new(int32(7)), new(int32(7)) }, nil},
-		{"not in tandem", func(j J) { j.Spec.Completions = new(int32(7)) },
-			[]string{"Invalid spec.completions: can only be modified in tandem with spec.parallelism"}},
-		{"limit per index", func(j J) { j.Spec.BackoffLimitPerIndex = new(int32(7)) }, []string{"Invalid spec.backoffLimitPerIndex"}},
+		kindtest.When("elastic", func(j J) { j.Spec.Completions, j.Spec.Parallelism = new(int32(7)), new(int32(7)) }),
+		kindtest.When("not in tandem", func(j J) { j.Spec.Completions = new(int32(7)) },
+			"Invalid spec.completions: can only be modified in tandem with spec.parallelism"),
+		kindtest.When("limit per index", func(j J) { j.Spec.BackoffLimitPerIndex = new(int32(7)) }, "Invalid spec.backoffLimitPerIndex"),
 	})
 
 	// "Updating node affinity, node selector and tolerations is allowed" while suspended.
@@ -207,36 +207,36 @@ func TestJobStatusRefused(t *testing.T) {
 	now := metav1.NewTime(time.Unix(1000, 0))
 	before := metav1.NewTime(time.Unix(900, 0))
 	kindtest.RefusesSub(t, Job, "status", jobYAML, []kindtest.Case[J]{
-		{"done well", func(j J) {
+		kindtest.When("done well", func(j J) {
 			set(j, "SuccessCriteriaMet", "Complete")
 			j.Status.StartTime, j.Status.CompletionTime, j.Status.Succeeded = &before, &now, 1
-		}, nil},
-		{"done badly", func(j J) {
+		}),
+		kindtest.When("done badly", func(j J) {
 			set(j, "Complete")
 			j.Status.Active, j.Status.Terminating = 1, new(int32(1))
 			j.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{Failed: []types.UID{"", "a", "a"}}
-		}, []string{"Invalid status.conditions: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
+		}, "Invalid status.conditions: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
 			"Required status.completionTime", "Required status.startTime",
 			"Invalid status.active", "Invalid status.terminating",
 			"Invalid status.uncountedTerminatedPods: must be empty for finished job",
-			"Invalid status.uncountedTerminatedPods.failed[0]", "Duplicate status.uncountedTerminatedPods.failed[2]"}},
-		{"failed without target", func(j J) { set(j, "Failed"); j.Status.StartTime = &now },
-			[]string{"Invalid status.conditions: cannot set Failed=True condition without the FailureTarget=true condition"}},
-		{"end before start", func(j J) {
+			"Invalid status.uncountedTerminatedPods.failed[0]", "Duplicate status.uncountedTerminatedPods.failed[2]"),
+		kindtest.When("failed without target", func(j J) { set(j, "Failed"); j.Status.StartTime = &now },
+			"Invalid status.conditions: cannot set Failed=True condition without the FailureTarget=true condition"),
+		kindtest.When("end before start", func(j J) {
 			set(j, "SuccessCriteriaMet", "Complete")
 			j.Status.StartTime, j.Status.CompletionTime = &now, &before
-		}, []string{"Invalid status.completionTime: must be equal to or after `startTime`"}},
-		{"end without completion", func(j J) { j.Status.CompletionTime = &now }, []string{"Invalid status.completionTime"}},
-		{"ready without active", func(j J) { j.Status.Ready = new(int32(1)) }, []string{"Invalid status.ready"}},
-		{"negative", func(j J) { j.Status.Active = -1 }, []string{"Invalid status.active"}},
-		{"indexes of a job without", func(j J) { j.Status.CompletedIndexes, j.Status.FailedIndexes = "0", new("0") },
-			[]string{"Invalid status.completedIndexes", "Invalid status.failedIndexes: cannot set non-null",
-				"Invalid status.failedIndexes: failedIndexes and completedIndexes overlap at index: 0"}},
+		}, "Invalid status.completionTime: must be equal to or after `startTime`"),
+		kindtest.When("end without completion", func(j J) { j.Status.CompletionTime = &now }, "Invalid status.completionTime"),
+		kindtest.When("ready without active", func(j J) { j.Status.Ready = new(int32(1)) }, "Invalid status.ready"),
+		kindtest.When("negative", func(j J) { j.Status.Active = -1 }, "Invalid status.active"),
+		kindtest.When("indexes of a job without", func(j J) { j.Status.CompletedIndexes, j.Status.FailedIndexes = "0", new("0") },
+			"Invalid status.completedIndexes", "Invalid status.failedIndexes: cannot set non-null",
+			"Invalid status.failedIndexes: failedIndexes and completedIndexes overlap at index: 0"),
 	})
 	kindtest.RefusesSub(t, Job, "status", indexedYAML, []kindtest.Case[J]{
-		{"fine", func(j J) { j.Status.CompletedIndexes, j.Status.FailedIndexes = "0,2-3", new("1") }, nil},
-		{"not ordered", func(j J) { j.Status.CompletedIndexes = "3,1" }, []string{"Invalid status.completedIndexes"}},
-		{"too large", func(j J) { j.Status.FailedIndexes = new("5") }, []string{"Invalid status.failedIndexes"}},
+		kindtest.When("fine", func(j J) { j.Status.CompletedIndexes, j.Status.FailedIndexes = "0,2-3", new("1") }),
+		kindtest.When("not ordered", func(j J) { j.Status.CompletedIndexes = "3,1" }, "Invalid status.completedIndexes"),
+		kindtest.When("too large", func(j J) { j.Status.FailedIndexes = new("5") }, "Invalid status.failedIndexes"),
 	})
 
 	old := kindtest.From[J](t, Job, jobYAML)
@@ -266,28 +266,28 @@ spec:
 	kindtest.Holds(t, CronJob, valid)
 	type C = *batchv1.CronJob
 	kindtest.Refuses(t, CronJob, valid, []kindtest.Case[C]{
-		{"no schedule", func(c C) { c.Spec.Schedule = "" }, []string{"Required spec.schedule"}},
-		{"bad schedule", func(c C) { c.Spec.Schedule = "every day" }, []string{"Invalid spec.schedule"}},
-		{"a zone that makes the parser panic", func(c C) { c.Spec.Schedule = "TZ=0" }, []string{
-			"Invalid spec.schedule", "Invalid spec.schedule: cannot use TZ or CRON_TZ"}},
-		{"a zone in the schedule", func(c C) { c.Spec.Schedule = "TZ=UTC 0 * * * *" }, []string{
-			"Invalid spec.schedule: cannot use TZ or CRON_TZ in schedule, use timeZone field instead"}},
-		{"@hourly", func(c C) { c.Spec.Schedule = "@hourly" }, nil},
-		{"empty zone", func(c C) { c.Spec.TimeZone = new("") }, []string{"Invalid spec.timeZone"}},
-		{"local zone", func(c C) { c.Spec.TimeZone = new("Local") }, []string{"Invalid spec.timeZone"}},
-		{"zone outside", func(c C) { c.Spec.TimeZone = new("../etc/passwd") }, []string{"Invalid spec.timeZone: unknown time zone ../etc/passwd"}},
-		{"no such zone", func(c C) { c.Spec.TimeZone = new("Mars/Base") }, []string{"Invalid spec.timeZone: unknown time zone Mars/Base"}},
-		{"old zone", func(c C) { c.Spec.TimeZone = new("Etc/GMT+5") }, nil},
-		{"policy", func(c C) { c.Spec.ConcurrencyPolicy = "x" }, []string{"NotSupported spec.concurrencyPolicy"}},
-		{"negative", func(c C) { c.Spec.FailedJobsHistoryLimit = new(int32(-1)) }, []string{"Invalid spec.failedJobsHistoryLimit"}},
-		{"selector", func(c C) { c.Spec.JobTemplate.Spec.Selector = &metav1.LabelSelector{} }, []string{"Invalid spec.jobTemplate.spec.selector"}},
-		{"manual", func(c C) { c.Spec.JobTemplate.Spec.ManualSelector = new(true) }, []string{"NotSupported spec.jobTemplate.spec.manualSelector"}},
-		{"long name", func(c C) { c.Name = "a2345678901234567890123456789012345678901234567890123" }, []string{"Invalid metadata.name"}},
-		{"template", func(c C) { c.Spec.JobTemplate.Spec.Parallelism = new(int32(-1)) }, []string{"Invalid spec.jobTemplate.spec.parallelism"}},
+		kindtest.When("no schedule", func(c C) { c.Spec.Schedule = "" }, "Required spec.schedule"),
+		kindtest.When("bad schedule", func(c C) { c.Spec.Schedule = "every day" }, "Invalid spec.schedule"),
+		kindtest.When("a zone that makes the parser panic", func(c C) { c.Spec.Schedule = "TZ=0" },
+			"Invalid spec.schedule", "Invalid spec.schedule: cannot use TZ or CRON_TZ"),
+		kindtest.When("a zone in the schedule", func(c C) { c.Spec.Schedule = "TZ=UTC 0 * * * *" },
+			"Invalid spec.schedule: cannot use TZ or CRON_TZ in schedule, use timeZone field instead"),
+		kindtest.When("@hourly", func(c C) { c.Spec.Schedule = "@hourly" }),
+		kindtest.When("empty zone", func(c C) { c.Spec.TimeZone = new("") }, "Invalid spec.timeZone"),
+		kindtest.When("local zone", func(c C) { c.Spec.TimeZone = new("Local") }, "Invalid spec.timeZone"),
+		kindtest.When("zone outside", func(c C) { c.Spec.TimeZone = new("../etc/passwd") }, "Invalid spec.timeZone: unknown time zone ../etc/passwd"),
+		kindtest.When("no such zone", func(c C) { c.Spec.TimeZone = new("Mars/Base") }, "Invalid spec.timeZone: unknown time zone Mars/Base"),
+		kindtest.When("old zone", func(c C) { c.Spec.TimeZone = new("Etc/GMT+5") }),
+		kindtest.When("policy", func(c C) { c.Spec.ConcurrencyPolicy = "x" }, "NotSupported spec.concurrencyPolicy"),
+		kindtest.When("negative", func(c C) { c.Spec.FailedJobsHistoryLimit = new(int32(-1)) }, "Invalid spec.failedJobsHistoryLimit"),
+		kindtest.When("selector", func(c C) { c.Spec.JobTemplate.Spec.Selector = &metav1.LabelSelector{} }, "Invalid spec.jobTemplate.spec.selector"),
+		kindtest.When("manual", func(c C) { c.Spec.JobTemplate.Spec.ManualSelector = new(true) }, "NotSupported spec.jobTemplate.spec.manualSelector"),
+		kindtest.When("long name", func(c C) { c.Name = "a2345678901234567890123456789012345678901234567890123" }, "Invalid metadata.name"),
+		kindtest.When("template", func(c C) { c.Spec.JobTemplate.Spec.Parallelism = new(int32(-1)) }, "Invalid spec.jobTemplate.spec.parallelism"),
 	})
 	kindtest.RefusesUpdate(t, CronJob, valid, []kindtest.Case[C]{
-		{"schedule", func(c C) { c.Spec.Schedule = "@daily" }, nil},
-		{"long name", func(c C) { c.Name = "a2345678901234567890123456789012345678901234567890123" }, nil},
+		kindtest.When("schedule", func(c C) { c.Spec.Schedule = "@daily" }),
+		kindtest.When("long name", func(c C) { c.Name = "a2345678901234567890123456789012345678901234567890123" }),
 	})
 }
 

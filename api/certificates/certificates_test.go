@@ -64,20 +64,20 @@ func TestSigningRequest(t *testing.T) {
 	})
 	kindtest.Holds(t, CertificateSigningRequest, valid)
 	kindtest.Refuses(t, CertificateSigningRequest, valid, []kindtest.Case[R]{
-		{"no request", func(r R) { r.Spec.Request = nil }, []string{"Invalid spec.request: PEM block type must be CERTIFICATE REQUEST"}},
-		{"signature", func(r R) {
+		kindtest.When("no request", func(r R) { r.Spec.Request = nil }, "Invalid spec.request: PEM block type must be CERTIFICATE REQUEST"),
+		kindtest.When("signature", func(r R) {
 			broken := append([]byte(nil), der...)
 			broken[len(broken)-1] ^= 1
 			r.Spec.Request = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: broken})
-		}, []string{"Invalid spec.request"}},
-		{"no usages", func(r R) { r.Spec.Usages = nil }, []string{"Required spec.usages"}},
-		{"usages", func(r R) { r.Spec.Usages = []certificatesv1.KeyUsage{"signing", "fun", "signing"} },
-			[]string{`NotSupported spec.usages[1]: supported values: "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment", "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel", "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime", "server auth", "signing", "timestamping"`,
-				"Duplicate spec.usages[2]"}},
-		{"legacy signer", func(r R) { r.Spec.SignerName = "kubernetes.io/legacy-unknown" }, []string{"Invalid spec.signerName"}},
-		{"no signer", func(r R) { r.Spec.SignerName = "" }, []string{"Required spec.signerName"}},
-		{"signer", func(r R) { r.Spec.SignerName = "a/b" }, []string{"Invalid spec.signerName: should be a domain with at least two segments separated by dots"}},
-		{"short", func(r R) { r.Spec.ExpirationSeconds = new(int32(599)) }, []string{"Invalid spec.expirationSeconds"}},
+		}, "Invalid spec.request"),
+		kindtest.When("no usages", func(r R) { r.Spec.Usages = nil }, "Required spec.usages"),
+		kindtest.When("usages", func(r R) { r.Spec.Usages = []certificatesv1.KeyUsage{"signing", "fun", "signing"} },
+			`NotSupported spec.usages[1]: supported values: "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment", "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel", "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime", "server auth", "signing", "timestamping"`,
+			"Duplicate spec.usages[2]"),
+		kindtest.When("legacy signer", func(r R) { r.Spec.SignerName = "kubernetes.io/legacy-unknown" }, "Invalid spec.signerName"),
+		kindtest.When("no signer", func(r R) { r.Spec.SignerName = "" }, "Required spec.signerName"),
+		kindtest.When("signer", func(r R) { r.Spec.SignerName = "a/b" }, "Invalid spec.signerName: should be a domain with at least two segments separated by dots"),
+		kindtest.When("short", func(r R) { r.Spec.ExpirationSeconds = new(int32(599)) }, "Invalid spec.expirationSeconds"),
 	})
 	r := kindtest.From[R](t, CertificateSigningRequest, valid)
 	r.Spec.Username, r.Spec.Groups = "mallory", []string{"system:masters"}
@@ -89,29 +89,29 @@ func TestSigningRequest(t *testing.T) {
 
 	approved := certificatesv1.CertificateSigningRequestCondition{Type: "Approved", Status: "True", Reason: "x"}
 	kindtest.RefusesSub(t, CertificateSigningRequest, "approval", valid, []kindtest.Case[R]{
-		{"approve", func(r R) { r.Status.Conditions = append(r.Status.Conditions, approved) }, nil},
-		{"approve with certificate", func(r R) {
+		kindtest.When("approve", func(r R) { r.Status.Conditions = append(r.Status.Conditions, approved) }),
+		kindtest.When("approve with certificate", func(r R) {
 			r.Status.Certificate = certificate
 			r.Status.Conditions = append(r.Status.Conditions, approved)
-		}, nil},
-		{"both", func(r R) {
+		}),
+		kindtest.When("both", func(r R) {
 			r.Status.Conditions = append(r.Status.Conditions, approved, certificatesv1.CertificateSigningRequestCondition{Type: "Denied", Status: "True"})
-		}, []string{`Invalid status.conditions: must specify at most one of: conditions[{"type": "Approved"}], conditions[{"type": "Denied"}]`}},
-		{"perhaps", func(r R) {
+		}, `Invalid status.conditions: must specify at most one of: conditions[{"type": "Approved"}], conditions[{"type": "Denied"}]`),
+		kindtest.When("perhaps", func(r R) {
 			r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: "Approved", Status: "False"})
-		}, []string{`NotSupported status.conditions[0].status: supported values: "True"`}},
-		{"twice and empty", func(r R) {
+		}, `NotSupported status.conditions[0].status: supported values: "True"`),
+		kindtest.When("twice and empty", func(r R) {
 			r.Status.Conditions = append(r.Status.Conditions, approved, approved, certificatesv1.CertificateSigningRequestCondition{})
-		}, []string{"Duplicate status.conditions[1].type", "Required status.conditions[2].type", "Required status.conditions[2].status"}},
+		}, "Duplicate status.conditions[1].type", "Required status.conditions[2].type", "Required status.conditions[2].status"),
 	})
 	kindtest.RefusesSub(t, CertificateSigningRequest, "status", valid, []kindtest.Case[R]{
-		{"issue", func(r R) { r.Status.Certificate = certificate }, nil},
-		{"approve", func(r R) { r.Status.Conditions = append(r.Status.Conditions, approved) },
-			[]string{`Forbidden status.conditions: updates may not add a condition of type "Approved"`}},
-		{"nonsense", func(r R) { r.Status.Certificate = []byte("x") }, []string{"Invalid status.certificate: must contain at least one CERTIFICATE PEM block"}},
-		{"failed", func(r R) {
+		kindtest.When("issue", func(r R) { r.Status.Certificate = certificate }),
+		kindtest.When("approve", func(r R) { r.Status.Conditions = append(r.Status.Conditions, approved) },
+			`Forbidden status.conditions: updates may not add a condition of type "Approved"`),
+		kindtest.When("nonsense", func(r R) { r.Status.Certificate = []byte("x") }, "Invalid status.certificate: must contain at least one CERTIFICATE PEM block"),
+		kindtest.When("failed", func(r R) {
 			r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: "Failed", Status: "True"})
-		}, nil},
+		}),
 	})
 
 	old := kindtest.From[R](t, CertificateSigningRequest, valid)
@@ -144,16 +144,16 @@ func TestTrustBundle(t *testing.T) {
 		Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: "example.com/s", TrustBundle: authority}})
 	kindtest.Holds(t, ClusterTrustBundle, valid)
 	cases := []kindtest.Case[B]{
-		{"name", func(b B) { b.Name = "live" }, []string{"Invalid metadata.name: ClusterTrustBundle for signerName example.com/s must be named with prefix example.com:s:"}},
-		{"empty", func(b B) { b.Spec.TrustBundle = "" }, []string{"Invalid spec.trustBundle: at least one trust anchor must be provided"}},
-		{"twice", func(b B) { b.Spec.TrustBundle += authority }, []string{"Invalid spec.trustBundle: duplicate trust anchor (indices [0 1])"}},
-		{"no authority", func(b B) { b.Spec.TrustBundle += leaf }, []string{"Invalid spec.trustBundle: entry 1 does not have the CA bit set"}},
-		{"key", func(b B) { b.Spec.TrustBundle = strings.ReplaceAll(authority, "CERTIFICATE", "KEY") }, []string{"Invalid spec.trustBundle: entry 0 has bad block type: KEY"}},
+		kindtest.When("name", func(b B) { b.Name = "live" }, "Invalid metadata.name: ClusterTrustBundle for signerName example.com/s must be named with prefix example.com:s:"),
+		kindtest.When("empty", func(b B) { b.Spec.TrustBundle = "" }, "Invalid spec.trustBundle: at least one trust anchor must be provided"),
+		kindtest.When("twice", func(b B) { b.Spec.TrustBundle += authority }, "Invalid spec.trustBundle: duplicate trust anchor (indices [0 1])"),
+		kindtest.When("no authority", func(b B) { b.Spec.TrustBundle += leaf }, "Invalid spec.trustBundle: entry 1 does not have the CA bit set"),
+		kindtest.When("key", func(b B) { b.Spec.TrustBundle = strings.ReplaceAll(authority, "CERTIFICATE", "KEY") }, "Invalid spec.trustBundle: entry 0 has bad block type: KEY"),
 	}
 	kindtest.Refuses(t, ClusterTrustBundle, valid, append(cases,
-		kindtest.Case[B]{"no signer", func(b B) { b.Spec.SignerName = "" }, []string{`Invalid metadata.name: ClusterTrustBundle without signer name must not have ":" in its name`}}))
+		kindtest.When("no signer", func(b B) { b.Spec.SignerName = "" }, `Invalid metadata.name: ClusterTrustBundle without signer name must not have ":" in its name`)))
 	kindtest.RefusesUpdate(t, ClusterTrustBundle, valid, append(cases,
-		kindtest.Case[B]{"signer", func(b B) { b.Spec.SignerName, b.Name = "", "live" }, []string{"Invalid spec.signerName: field is immutable"}}))
+		kindtest.When("signer", func(b B) { b.Spec.SignerName, b.Name = "", "live" }, "Invalid spec.signerName: field is immutable")))
 }
 
 func TestPodRequest(t *testing.T) {
@@ -169,18 +169,18 @@ func TestPodRequest(t *testing.T) {
 		t.Errorf("expiration %d", *r.Spec.MaxExpirationSeconds)
 	}
 	kindtest.Refuses(t, PodCertificateRequest, valid, []kindtest.Case[R]{
-		{"names", func(r R) { r.Spec.PodName, r.Spec.PodUID, r.Spec.NodeName = "A", "", "B" },
-			[]string{"Invalid spec.podName", "Invalid spec.podUID: must not be empty", "Invalid spec.nodeName"}},
-		{"long", func(r R) { r.Spec.MaxExpirationSeconds = new(int32(91*24*60*60 + 1)) }, []string{"Invalid spec.maxExpirationSeconds: must be in the range [3600, 7862400]"}},
-		{"long for Kubernetes", func(r R) {
+		kindtest.When("names", func(r R) { r.Spec.PodName, r.Spec.PodUID, r.Spec.NodeName = "A", "", "B" },
+			"Invalid spec.podName", "Invalid spec.podUID: must not be empty", "Invalid spec.nodeName"),
+		kindtest.When("long", func(r R) { r.Spec.MaxExpirationSeconds = new(int32(91*24*60*60 + 1)) }, "Invalid spec.maxExpirationSeconds: must be in the range [3600, 7862400]"),
+		kindtest.When("long for Kubernetes", func(r R) {
 			r.Spec.SignerName = "kubernetes.io/x"
 			r.Spec.MaxExpirationSeconds = new(int32(24*60*60 + 1))
-		}, []string{"Invalid spec.maxExpirationSeconds: must be in the range [3600, 86400]"}},
-		{"no stub", func(r R) { r.Spec.StubPKCS10Request = nil }, []string{"Invalid spec: exactly one of"}},
-		{"nonsense", func(r R) { r.Spec.StubPKCS10Request = []byte("x") }, []string{"Invalid spec.stubPKCS10Request: must be a valid PKCS#10 CSR"}},
+		}, "Invalid spec.maxExpirationSeconds: must be in the range [3600, 86400]"),
+		kindtest.When("no stub", func(r R) { r.Spec.StubPKCS10Request = nil }, "Invalid spec: exactly one of"),
+		kindtest.When("nonsense", func(r R) { r.Spec.StubPKCS10Request = []byte("x") }, "Invalid spec.stubPKCS10Request: must be a valid PKCS#10 CSR"),
 	})
 	kindtest.RefusesUpdate(t, PodCertificateRequest, valid, []kindtest.Case[R]{
-		{"spec", func(r R) { r.Spec.PodName = "x" }, []string{"Invalid spec: field is immutable"}},
+		kindtest.When("spec", func(r R) { r.Spec.PodName = "x" }, "Invalid spec: field is immutable"),
 	})
 	decide := func(r R, reason string) {
 		r.Status.Conditions = []metav1.Condition{{Type: reason, Status: "True", Reason: "X", LastTransitionTime: metav1.NewTime(now)}}
@@ -192,27 +192,27 @@ func TestPodRequest(t *testing.T) {
 		r.Status.BeginRefreshAt = new(metav1.NewTime(from.Add(30 * time.Minute)))
 	}
 	kindtest.RefusesSub(t, PodCertificateRequest, "status", valid, []kindtest.Case[R]{
-		{"issue", func(r R) { issued(r, now, now.Add(2*time.Hour)) }, nil},
-		{"deny", func(r R) { decide(r, "Denied") }, nil},
-		{"deny with certificate", func(r R) { issued(r, now, now.Add(2*time.Hour)); decide(r, "Denied") },
-			[]string{"Invalid status: non-condition status fields must be empty"}},
-		{"unknown", func(r R) { decide(r, "Perhaps") }, []string{"NotSupported status.conditions.[0].type"}},
-		{"undecided", func(r R) { r.Status.CertificateChain = "x" }, []string{"Invalid status: status is immutable unless"}},
-		{"nonsense", func(r R) { issued(r, now, now.Add(2*time.Hour)); r.Status.CertificateChain = "x" },
-			[]string{"Invalid status.certificateChain: issued certificate chain must contain at least one certificate"}},
-		{"other key", func(r R) {
+		kindtest.When("issue", func(r R) { issued(r, now, now.Add(2*time.Hour)) }),
+		kindtest.When("deny", func(r R) { decide(r, "Denied") }),
+		kindtest.When("deny with certificate", func(r R) { issued(r, now, now.Add(2*time.Hour)); decide(r, "Denied") },
+			"Invalid status: non-condition status fields must be empty"),
+		kindtest.When("unknown", func(r R) { decide(r, "Perhaps") }, "NotSupported status.conditions.[0].type"),
+		kindtest.When("undecided", func(r R) { r.Status.CertificateChain = "x" }, "Invalid status: status is immutable unless"),
+		kindtest.When("nonsense", func(r R) { issued(r, now, now.Add(2*time.Hour)); r.Status.CertificateChain = "x" },
+			"Invalid status.certificateChain: issued certificate chain must contain at least one certificate"),
+		kindtest.When("other key", func(r R) {
 			issued(r, now, now.Add(2*time.Hour))
 			_, other := key(t)
 			r.Status.CertificateChain = string(other(false, now, now.Add(2*time.Hour)))
-		}, []string{"Invalid status.certificateChain: leaf certificate was not issued to the requested public key"}},
-		{"no times", func(r R) {
+		}, "Invalid status.certificateChain: leaf certificate was not issued to the requested public key"),
+		kindtest.When("no times", func(r R) {
 			issued(r, now, now.Add(2*time.Hour))
 			r.Status.NotBefore, r.Status.NotAfter, r.Status.BeginRefreshAt = nil, nil, nil
 		},
-			[]string{"Required status.notBefore", "Required status.notAfter", "Required status.beginRefreshAt"}},
-		{"old", func(r R) { issued(r, now.Add(-time.Hour), now.Add(2*time.Hour)) }, []string{"Invalid status.notBefore: must be set to within 5 minutes"}},
-		{"short", func(r R) { issued(r, now, now.Add(time.Minute)) }, []string{"Invalid status.certificateChain: leaf certificate lifetime must be >= 1 hour"}},
-		{"long", func(r R) { issued(r, now, now.Add(25*time.Hour)) }, []string{"Invalid status.certificateChain: leaf certificate lifetime must be <= spec.maxExpirationSeconds (86400)"}},
-		{"refresh", func(r R) { issued(r, now, now.Add(2*time.Hour)); r.Status.BeginRefreshAt = r.Status.NotBefore }, []string{"Invalid status.beginRefreshAt"}},
+			"Required status.notBefore", "Required status.notAfter", "Required status.beginRefreshAt"),
+		kindtest.When("old", func(r R) { issued(r, now.Add(-time.Hour), now.Add(2*time.Hour)) }, "Invalid status.notBefore: must be set to within 5 minutes"),
+		kindtest.When("short", func(r R) { issued(r, now, now.Add(time.Minute)) }, "Invalid status.certificateChain: leaf certificate lifetime must be >= 1 hour"),
+		kindtest.When("long", func(r R) { issued(r, now, now.Add(25*time.Hour)) }, "Invalid status.certificateChain: leaf certificate lifetime must be <= spec.maxExpirationSeconds (86400)"),
+		kindtest.When("refresh", func(r R) { issued(r, now, now.Add(2*time.Hour)); r.Status.BeginRefreshAt = r.Status.NotBefore }, "Invalid status.beginRefreshAt"),
 	})
 }

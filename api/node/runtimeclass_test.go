@@ -14,15 +14,15 @@ func TestRuntimeClass(t *testing.T) {
 	kindtest.Holds(t, RuntimeClass, valid)
 	type C = *nodev1.RuntimeClass
 	kindtest.Refuses(t, RuntimeClass, valid, []kindtest.Case[C]{
-		{"no handler", func(c C) { c.Handler = "" }, []string{"Required handler"}},
-		{"handler", func(c C) { c.Handler = "a.b" }, []string{"Invalid handler"}},
-		{"selector", func(c C) { c.Scheduling.NodeSelector["a"] = "!" }, []string{"Invalid scheduling.nodeSelector"}},
-		{"twice", func(c C) {
+		kindtest.When("no handler", func(c C) { c.Handler = "" }, "Required handler"),
+		kindtest.When("handler", func(c C) { c.Handler = "a.b" }, "Invalid handler"),
+		kindtest.When("selector", func(c C) { c.Scheduling.NodeSelector["a"] = "!" }, "Invalid scheduling.nodeSelector"),
+		kindtest.When("twice", func(c C) {
 			c.Scheduling.Tolerations = append(c.Scheduling.Tolerations, corev1.Toleration{Key: "a", Operator: "Exists"})
-		}, []string{"Duplicate scheduling.tolerations[1]"}},
+		}, "Duplicate scheduling.tolerations[1]"),
 	})
 	kindtest.RefusesUpdate(t, RuntimeClass, valid, []kindtest.Case[C]{
-		{"handler", func(c C) { c.Handler = "x" }, []string{"Invalid handler: field is immutable"}},
+		kindtest.When("handler", func(c C) { c.Handler = "x" }, "Invalid handler: field is immutable"),
 	})
 	c := kindtest.From[C](t, RuntimeClass, valid)
 	c.Scheduling.NodeSelector = map[string]string{"beta.kubernetes.io/arch": "amd64"}

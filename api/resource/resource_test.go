@@ -32,45 +32,45 @@ func TestClaim(t *testing.T) {
 	}
 	first := func(c C) *resourcev1.DeviceRequest { return &c.Spec.Devices.Requests[0] }
 	kindtest.Refuses(t, ResourceClaim, claim, []kindtest.Case[C]{
-		{"nothing", func(c C) { first(c).Exactly = nil }, []string{"Required spec.devices.requests[0]"}},
-		{"both", func(c C) { first(c).FirstAvailable = c.Spec.Devices.Requests[1].FirstAvailable }, []string{"Invalid spec.devices.requests[0]"}},
-		{"twice", func(c C) { c.Spec.Devices.Requests = append(c.Spec.Devices.Requests, *first(c)) }, []string{"Duplicate spec.devices.requests[2]"}},
-		{"no class", func(c C) { first(c).Exactly.DeviceClassName = "" }, []string{"Required spec.devices.requests[0].exactly.deviceClassName"}},
-		{"mode", func(c C) { first(c).Exactly.AllocationMode = "x" }, []string{"NotSupported spec.devices.requests[0].exactly.allocationMode"}},
-		{"count", func(c C) { first(c).Exactly.Count = -1 }, []string{"Invalid spec.devices.requests[0].exactly.count: must be greater than zero"}},
-		{"expression", func(c C) { first(c).Exactly.Selectors[0].CEL.Expression = "device.nonsense" },
-			[]string{"Invalid spec.devices.requests[0].exactly.selectors[0].cel.expression"}},
-		{"toleration", func(c C) {
+		kindtest.When("nothing", func(c C) { first(c).Exactly = nil }, "Required spec.devices.requests[0]"),
+		kindtest.When("both", func(c C) { first(c).FirstAvailable = c.Spec.Devices.Requests[1].FirstAvailable }, "Invalid spec.devices.requests[0]"),
+		kindtest.When("twice", func(c C) { c.Spec.Devices.Requests = append(c.Spec.Devices.Requests, *first(c)) }, "Duplicate spec.devices.requests[2]"),
+		kindtest.When("no class", func(c C) { first(c).Exactly.DeviceClassName = "" }, "Required spec.devices.requests[0].exactly.deviceClassName"),
+		kindtest.When("mode", func(c C) { first(c).Exactly.AllocationMode = "x" }, "NotSupported spec.devices.requests[0].exactly.allocationMode"),
+		kindtest.When("count", func(c C) { first(c).Exactly.Count = -1 }, "Invalid spec.devices.requests[0].exactly.count: must be greater than zero"),
+		kindtest.When("expression", func(c C) { first(c).Exactly.Selectors[0].CEL.Expression = "device.nonsense" },
+			"Invalid spec.devices.requests[0].exactly.selectors[0].cel.expression"),
+		kindtest.When("toleration", func(c C) {
 			first(c).Exactly.Tolerations[0] = resourcev1.DeviceToleration{Key: "!", Operator: "x", Effect: "y"}
-		}, []string{"Invalid spec.devices.requests[0].exactly.tolerations[0].key", "NotSupported spec.devices.requests[0].exactly.tolerations[0].operator",
-			"NotSupported spec.devices.requests[0].exactly.tolerations[0].effect"}},
-		{"constraint", func(c C) {
+		}, "Invalid spec.devices.requests[0].exactly.tolerations[0].key", "NotSupported spec.devices.requests[0].exactly.tolerations[0].operator",
+			"NotSupported spec.devices.requests[0].exactly.tolerations[0].effect"),
+		kindtest.When("constraint", func(c C) {
 			c.Spec.Devices.Constraints[0] = resourcev1.DeviceConstraint{Requests: []string{"who"}, MatchAttribute: new(resourcev1.FullyQualifiedName("numa"))}
-		}, []string{"Invalid spec.devices.constraints[0].requests[0]", "Invalid spec.devices.constraints[0].matchAttribute"}},
-		{"config", func(c C) { c.Spec.Devices.Config[0].Opaque.Parameters.Raw = []byte("[]") },
-			[]string{"Invalid spec.devices.config[0].opaque.parameters: must be a valid JSON object"}},
+		}, "Invalid spec.devices.constraints[0].requests[0]", "Invalid spec.devices.constraints[0].matchAttribute"),
+		kindtest.When("config", func(c C) { c.Spec.Devices.Config[0].Opaque.Parameters.Raw = []byte("[]") },
+			"Invalid spec.devices.config[0].opaque.parameters: must be a valid JSON object"),
 	})
 	kindtest.RefusesUpdate(t, ResourceClaim, claim, []kindtest.Case[C]{
-		{"spec", func(c C) { first(c).Name = "x" }, []string{"Invalid spec: field is immutable"}},
+		kindtest.When("spec", func(c C) { first(c).Name = "x" }, "Invalid spec: field is immutable"),
 	})
 	allocation := &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{
 		{Request: "a", Driver: "d", Pool: "p/q", Device: "gpu-0"}}}}
 	kindtest.RefusesSub(t, ResourceClaim, "status", claim, []kindtest.Case[C]{
-		{"allocate", func(c C) {
+		kindtest.When("allocate", func(c C) {
 			c.Status.Allocation = allocation.DeepCopy()
 			c.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: "p", UID: "1"}}
 			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: "d", Pool: "p/q", Device: "gpu-0"}}
-		}, nil},
-		{"reserve nothing", func(c C) { c.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{}} },
-			[]string{"Required status.reservedFor[0].resource", "Required status.reservedFor[0].name", "Required status.reservedFor[0].uid", "Forbidden status.reservedFor"}},
-		{"unknown request", func(c C) {
+		}),
+		kindtest.When("reserve nothing", func(c C) { c.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{}} },
+			"Required status.reservedFor[0].resource", "Required status.reservedFor[0].name", "Required status.reservedFor[0].uid", "Forbidden status.reservedFor"),
+		kindtest.When("unknown request", func(c C) {
 			c.Status.Allocation = allocation.DeepCopy()
 			c.Status.Allocation.Devices.Results[0].Request = "z"
 		},
-			[]string{"Invalid status.allocation.devices.results[0].request"}},
-		{"other device", func(c C) {
+			"Invalid status.allocation.devices.results[0].request"),
+		kindtest.When("other device", func(c C) {
 			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: "d", Pool: "p", Device: "x"}}
-		}, []string{"Invalid status.devices[0]"}},
+		}, "Invalid status.devices[0]"),
 	})
 	c.Status.Allocation = allocation
 	if got := stateCell(c); got != "allocated" {
@@ -83,10 +83,10 @@ func TestDeviceClass(t *testing.T) {
 	kindtest.Holds(t, DeviceClass, valid)
 	type C = *resourcev1.DeviceClass
 	kindtest.Refuses(t, DeviceClass, valid, []kindtest.Case[C]{
-		{"selector", func(c C) { c.Spec.Selectors[0].CEL = nil }, []string{"Required spec.selectors[0].cel"}},
-		{"expression", func(c C) { c.Spec.Selectors[0].CEL.Expression = "1" }, []string{"Invalid spec.selectors[0].cel.expression"}},
-		{"extended", func(c C) { c.Spec.ExtendedResourceName = new("cpu") }, []string{"Invalid spec.extendedResourceName"}},
-		{"config", func(c C) { c.Spec.Config = []resourcev1.DeviceClassConfiguration{{}} }, []string{"Required spec.config[0].opaque"}},
+		kindtest.When("selector", func(c C) { c.Spec.Selectors[0].CEL = nil }, "Required spec.selectors[0].cel"),
+		kindtest.When("expression", func(c C) { c.Spec.Selectors[0].CEL.Expression = "1" }, "Invalid spec.selectors[0].cel.expression"),
+		kindtest.When("extended", func(c C) { c.Spec.ExtendedResourceName = new("cpu") }, "Invalid spec.extendedResourceName"),
+		kindtest.When("config", func(c C) { c.Spec.Config = []resourcev1.DeviceClassConfiguration{{}} }, "Required spec.config[0].opaque"),
 	})
 }
 
@@ -95,9 +95,9 @@ func TestDeviceTaintRule(t *testing.T) {
 	kindtest.Holds(t, DeviceTaintRule, valid)
 	type R = *resourcev1.DeviceTaintRule
 	kindtest.Refuses(t, DeviceTaintRule, valid, []kindtest.Case[R]{
-		{"taint", func(r R) { r.Spec.Taint = resourcev1.DeviceTaint{Value: "!"} }, []string{"Invalid spec.taint.key", "Invalid spec.taint.key", "Invalid spec.taint.value", "Required spec.taint.effect"}},
-		{"selector", func(r R) { r.Spec.DeviceSelector.Pool, r.Spec.DeviceSelector.Device = new(""), new("A") },
-			[]string{"Required spec.deviceSelector.pool", "Invalid spec.deviceSelector.device"}},
+		kindtest.When("taint", func(r R) { r.Spec.Taint = resourcev1.DeviceTaint{Value: "!"} }, "Invalid spec.taint.key", "Invalid spec.taint.key", "Invalid spec.taint.value", "Required spec.taint.effect"),
+		kindtest.When("selector", func(r R) { r.Spec.DeviceSelector.Pool, r.Spec.DeviceSelector.Device = new(""), new("A") },
+			"Required spec.deviceSelector.pool", "Invalid spec.deviceSelector.device"),
 	})
 	old := kindtest.From[R](t, DeviceTaintRule, valid)
 	old.Spec.Taint.TimeAdded = new(metav1.NewTime(time.Unix(1000, 0)))
@@ -121,18 +121,18 @@ spec:
 	kindtest.Holds(t, ResourceSlice, valid)
 	type S = *resourcev1.ResourceSlice
 	kindtest.Refuses(t, ResourceSlice, valid, []kindtest.Case[S]{
-		{"pool", func(s S) { s.Spec.Pool = resourcev1.ResourcePool{Generation: -1} },
-			[]string{"Required spec.pool.name", "Invalid spec.pool.resourceSliceCount", "Invalid spec.pool.generation"}},
-		{"nowhere", func(s S) { s.Spec.NodeName = nil }, []string{"Required spec: exactly one of"}},
-		{"two places", func(s S) { s.Spec.AllNodes = new(true) }, []string{"Invalid spec: exactly one of"}},
-		{"devices", func(s S) {
+		kindtest.When("pool", func(s S) { s.Spec.Pool = resourcev1.ResourcePool{Generation: -1} },
+			"Required spec.pool.name", "Invalid spec.pool.resourceSliceCount", "Invalid spec.pool.generation"),
+		kindtest.When("nowhere", func(s S) { s.Spec.NodeName = nil }, "Required spec: exactly one of"),
+		kindtest.When("two places", func(s S) { s.Spec.AllNodes = new(true) }, "Invalid spec: exactly one of"),
+		kindtest.When("devices", func(s S) {
 			s.Spec.Devices = append(s.Spec.Devices, resourcev1.Device{Name: "gpu-0"}, resourcev1.Device{Name: "A", Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"a-b": {}}})
-		}, []string{"Duplicate spec.devices[1]", "Invalid spec.devices[2].name", "Invalid spec.devices[2].attributes[a-b]", "Invalid spec.devices[2].attributes[a-b]: exactly one value must be specified"}},
-		{"taints", func(s S) { s.Spec.Devices[0].Taints = make([]resourcev1.DeviceTaint, 17) }, []string{"TooMany spec.devices[0].taints"}},
+		}, "Duplicate spec.devices[1]", "Invalid spec.devices[2].name", "Invalid spec.devices[2].attributes[a-b]", "Invalid spec.devices[2].attributes[a-b]: exactly one value must be specified"),
+		kindtest.When("taints", func(s S) { s.Spec.Devices[0].Taints = make([]resourcev1.DeviceTaint, 17) }, "TooMany spec.devices[0].taints"),
 	})
 	kindtest.RefusesUpdate(t, ResourceSlice, valid, []kindtest.Case[S]{
-		{"what may not", func(s S) { s.Spec.Driver, s.Spec.Pool.Name, s.Spec.NodeName = "e", "n2", new("n2") },
-			[]string{"Invalid spec.driver", "Invalid spec.pool.name", "Invalid spec.nodeName"}},
+		kindtest.When("what may not", func(s S) { s.Spec.Driver, s.Spec.Pool.Name, s.Spec.NodeName = "e", "n2", new("n2") },
+			"Invalid spec.driver", "Invalid spec.pool.name", "Invalid spec.nodeName"),
 	})
 	if f := ResourceSlice.Fields(kindtest.From[S](t, ResourceSlice, valid)); f["spec.nodeName"] != "n1" || f["spec.pool.name"] != "n1" {
 		t.Errorf("fields %v", f)

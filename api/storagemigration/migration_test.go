@@ -15,24 +15,24 @@ func TestMigration(t *testing.T) {
 	kindtest.Holds(t, StorageVersionMigration, valid)
 	type M = *storagemigrationv1.StorageVersionMigration
 	kindtest.Refuses(t, StorageVersionMigration, valid, []kindtest.Case[M]{
-		{"no resource", func(m M) { m.Spec.Resource.Resource = "" }, []string{"Required spec.resource.resource"}},
-		{"names", func(m M) { m.Spec.Resource.Resource, m.Spec.Resource.Group = "A", "B" }, []string{"Invalid spec.resource.resource", "Invalid spec.resource.group"}},
+		kindtest.When("no resource", func(m M) { m.Spec.Resource.Resource = "" }, "Required spec.resource.resource"),
+		kindtest.When("names", func(m M) { m.Spec.Resource.Resource, m.Spec.Resource.Group = "A", "B" }, "Invalid spec.resource.resource", "Invalid spec.resource.group"),
 	})
 	kindtest.RefusesUpdate(t, StorageVersionMigration, valid, []kindtest.Case[M]{
-		{"spec", func(m M) { m.Spec.Resource.Resource = "x" }, []string{"Invalid spec: field is immutable"}},
+		kindtest.When("spec", func(m M) { m.Spec.Resource.Resource = "x" }, "Invalid spec: field is immutable"),
 	})
 	condition := func(t string) metav1.Condition {
 		return metav1.Condition{Type: t, Status: "True", Reason: "X", LastTransitionTime: metav1.NewTime(time.Unix(1, 0))}
 	}
 	kindtest.RefusesSub(t, StorageVersionMigration, "status", valid, []kindtest.Case[M]{
-		{"done", func(m M) {
+		kindtest.When("done", func(m M) {
 			m.Status.ResourceVersion = "12"
 			m.Status.Conditions = append(m.Status.Conditions, condition("Succeeded"))
-		}, nil},
-		{"version", func(m M) { m.Status.ResourceVersion = "x" }, []string{"Invalid status.resourceVersion"}},
-		{"both", func(m M) {
+		}),
+		kindtest.When("version", func(m M) { m.Status.ResourceVersion = "x" }, "Invalid status.resourceVersion"),
+		kindtest.When("both", func(m M) {
 			m.Status.Conditions = append(m.Status.Conditions, condition("Succeeded"), condition("Failed"))
-		}, []string{"Invalid status.conditions: Both success and failed conditions cannot be true at the same time"}},
+		}, "Invalid status.conditions: Both success and failed conditions cannot be true at the same time"),
 	})
 	old := kindtest.From[M](t, StorageVersionMigration, valid)
 	old.Status.ResourceVersion, old.Status.Conditions = "12", []metav1.Condition{condition("Succeeded")}

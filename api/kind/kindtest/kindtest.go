@@ -115,6 +115,11 @@ type Case[T kind.Object] struct {
 	Want   []string
 }
 
+// When makes a Case.
+func When[T kind.Object](name string, change func(T), want ...string) Case[T] {
+	return Case[T]{Name: name, Change: change, Want: want}
+}
+
 // Refuses runs cases against Validate.
 func Refuses[T kind.Object](t *testing.T, k kind.Kind, valid string, cases []Case[T]) {
 	t.Helper()
