@@ -1,0 +1,120 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+)
+
+func quantity(n int64, thousandths bool) *resource.Quantity {
+	if thousandths {
+		return resource.NewMilliQuantity(n, resource.DecimalSI)
+	}
+	return resource.NewQuantity(n, resource.BinarySI)
+}
+
+// unschedulable keeps pods from cordoned nodes, unless they tolerate that.
+func unschedulable(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+	taint := corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
+	if corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, &taint, true) {
+		return nil, ""
+	}
+	return func(n *nodeState) string {
+		if n.node.Spec.Unschedulable {
+			return "node(s) were unschedulable"
+		}
+		return ""
+	}, ""
+}
+
+// named: a pod may ask for its node by name.
+func named(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+	if pod.Spec.NodeName == "" {
+		return nil, ""
+	}
+	return func(n *nodeState) string {
+		if n.name != pod.Spec.NodeName {
+			return "node(s) didn't match the requested node name"
+		}
+		return ""
+	}, ""
+}
+
+// tainted keeps pods from nodes whose taints they do not tolerate.
+func tainted(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+	return func(n *nodeState) string {
+		for i := range n.node.Spec.Taints {
+			t := &n.node.Spec.Taints[i]
+			if t.Effect != corev1.TaintEffectNoSchedule && t.Effect != corev1.TaintEffectNoExecute {
+				continue
+			}
+			if !corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, t, true) {
+				return "node(s) had untolerated taint(s)"
+			}
+		}
+		return ""
+	}, ""
+}
+
+// nodeAffinity: the node selector and the required node affinity.
+func nodeAffinity(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+	if len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
+		return nil, ""
+	}
+	required := nodeaffinity.GetRequiredNodeAffinity(pod)
+	return func(n *nodeState) string {
+		if ok, err := required.Match(n.node); !ok || err != nil {
+			return "node(s) didn't match Pod's node affinity/selector"
+		}
+		return ""
+	}, ""
+}
+
+// portsFree: two pods cannot have one port of a node.
+func portsFree(_ *state, _ *corev1.Pod, r *request) (func(*nodeState) string, string) {
+	if len(r.ports) == 0 {
+		return nil, ""
+	}
+	return func(n *nodeState) string {
+		for taken := range n.ports {
+			if slices.ContainsFunc(r.ports, taken.clashes) {
+				return "node(s) didn't have free ports for the requested pod ports"
+			}
+		}
+		return ""
+	}, ""
+}
+
+func (p hostPort) clashes(q hostPort) bool {
+	const all = "0.0.0.0"
+	return p.port == q.port && p.protocol == q.protocol && (p.ip == q.ip || p.ip == all || q.ip == all)
+}
+
+// fits: what a pod asks for must be free; all that lacks is told.
+func fits(_ *state, _ *corev1.Pod, r *request) (func(*nodeState) string, string) {
+	return func(n *nodeState) string {
+		var lacks []string
+		if n.pods+1 > n.most {
+			lacks = append(lacks, "Too many pods")
+		}
+		lack := func(name corev1.ResourceName, want, free int64) {
+			if want > 0 && want > free {
+				lacks = append(lacks, fmt.Sprintf("Insufficient %s", name))
+			}
+		}
+		lack(corev1.ResourceCPU, r.cpu, n.free.cpu)
+		lack(corev1.ResourceMemory, r.memory, n.free.memory)
+		lack(corev1.ResourceEphemeralStorage, r.storage, n.free.storage)
+		for name, want := range r.others {
+			lack(name, want, n.free.others[name])
+		}
+		slices.Sort(lacks)
+		return strings.Join(lacks, "\n")
+	}, ""
+}

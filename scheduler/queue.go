@@ -1,0 +1,196 @@
+package scheduler
+
+import (
+	"cmp"
+	"container/heap"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+)
+
+// queue holds the pods without a node: those to be decided about now, by
+// priority and age; those that back off; and those that were refused, until
+// something changes that may help them.
+type queue struct {
+	all    map[key]*waiting
+	active activeHeap
+	backed []*waiting // in no order: few
+	serial int64      // of the last pod that came
+}
+
+// waiting is a pod without a node.
+type waiting struct {
+	pod      *corev1.Pod
+	since    int64 // serial number: age
+	attempts int
+	tried    time.Time // when the last attempt failed
+	refused  *refusal  // why the last attempt failed; nil: it has not been tried
+	until    time.Time // backs off until then; zero: it does not
+	place    int       // in active; -1: not there
+	parked   bool      // waits for a change
+	binding  bool      // decided, and being bound
+}
+
+const (
+	firstBackoff = time.Second
+	mostBackoff  = 10 * time.Second
+	// parkedTime is how long a refused pod waits if no change helps it.
+	parkedTime = 5 * time.Minute
+)
+
+func newQueue() *queue { return &queue{all: map[key]*waiting{}} }
+
+// put adds a pod, or replaces what is known of it. A refused pod whose own spec
+// or labels changed may fit now.
+func (q *queue) put(pod *corev1.Pod) {
+	w := q.all[keyOf(pod)]
+	if w == nil {
+		q.serial++
+		w = &waiting{since: q.serial, place: -1}
+		q.all[keyOf(pod)] = w
+	}
+	old := w.pod
+	w.pod = pod
+	switch {
+	case w.binding:
+	case old == nil || w.parked && changed(old, pod):
+		q.activate(w)
+	case w.place >= 0:
+		heap.Fix(&q.active, w.place)
+	}
+}
+
+// changed tells whether what decides about a pod's place differs; its status does not.
+func changed(a, b *corev1.Pod) bool { return a.Generation != b.Generation || !sameLabels(a, b) }
+
+func sameLabels(a, b *corev1.Pod) bool {
+	if len(a.Labels) != len(b.Labels) {
+		return false
+	}
+	for k, v := range a.Labels {
+		if b.Labels[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// remove forgets a pod.
+func (q *queue) remove(k key) {
+	w := q.all[k]
+	if w == nil {
+		return
+	}
+	delete(q.all, k)
+	q.leave(w)
+}
+
+// leave takes a pod out of wherever it waits.
+func (q *queue) leave(w *waiting) {
+	if w.place >= 0 {
+		heap.Remove(&q.active, w.place)
+	}
+	w.parked, w.until = false, time.Time{}
+	for i, b := range q.backed {
+		if b == w {
+			q.backed[i] = q.backed[len(q.backed)-1]
+			q.backed = q.backed[:len(q.backed)-1]
+			break
+		}
+	}
+}
+
+// activate makes the pod one to be decided about now.
+func (q *queue) activate(w *waiting) {
+	q.leave(w)
+	heap.Push(&q.active, w)
+}
+
+// next takes out the pod to be decided about, or nil.
+func (q *queue) next() *waiting {
+	if len(q.active) == 0 {
+		return nil
+	}
+	return heap.Pop(&q.active).(*waiting)
+}
+
+// park puts a refused pod aside until something changes.
+func (q *queue) park(w *waiting, why *refusal, now time.Time) {
+	w.attempts++
+	w.tried = now
+	w.refused, w.parked = why, true
+	w.until = now.Add(parkedTime)
+	q.backed = append(q.backed, w)
+}
+
+// retry puts a pod aside for its back-off only: what failed was not its place.
+func (q *queue) retry(w *waiting, now time.Time) {
+	w.attempts++
+	w.until = now.Add(backoff(w.attempts))
+	q.backed = append(q.backed, w)
+}
+
+func backoff(attempts int) time.Duration {
+	return min(firstBackoff<<min(attempts-1, 10), mostBackoff)
+}
+
+// helped lets the refused pods that one of the filters kept back be decided
+// again, each when its back-off since the last attempt is over.
+func (q *queue) helped(filters []string, now time.Time) {
+	for _, w := range q.backed {
+		if !w.parked {
+			continue
+		}
+		for _, f := range filters {
+			if w.refused.by[f] || f == everything {
+				w.parked = false
+				w.until = w.tried
+				if !w.refused.expected {
+					w.until = w.tried.Add(backoff(w.attempts))
+				}
+				break
+			}
+		}
+	}
+}
+
+// everything, as a filter's name, stands for all.
+const everything = "*"
+
+// due activates the pods whose time has come, and returns when the next one's
+// does (zero: there is none).
+func (q *queue) due(now time.Time) (next time.Time) {
+	for i := 0; i < len(q.backed); {
+		w := q.backed[i]
+		if !now.Before(w.until) {
+			q.activate(w) // takes it out of backed
+			continue
+		}
+		if next.IsZero() || w.until.Before(next) {
+			next = w.until
+		}
+		i++
+	}
+	return next
+}
+
+// activeHeap is ordered by priority, then age.
+type activeHeap []*waiting
+
+func (h activeHeap) Len() int { return len(h) }
+func (h activeHeap) Less(i, j int) bool {
+	return cmp.Or(
+		cmp.Compare(corev1helpers.PodPriority(h[j].pod), corev1helpers.PodPriority(h[i].pod)),
+		cmp.Compare(h[i].since, h[j].since),
+	) < 0
+}
+func (h activeHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i]; h[i].place, h[j].place = i, j }
+func (h *activeHeap) Push(x any)   { w := x.(*waiting); w.place = len(*h); *h = append(*h, w) }
+func (h *activeHeap) Pop() any {
+	old := *h
+	w := old[len(old)-1]
+	*h = old[:len(old)-1]
+	w.place = -1
+	return w
+}
