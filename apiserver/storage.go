@@ -59,12 +59,16 @@ func (s *Server) unchanged(ctx context.Context, t *cache.Table, d *cache.Deposit
 	if cond.Revision <= 0 || cond.TTL != 0 {
 		return nil, nil
 	}
-	// The cache lags behind by the way from the store, no more. If it does not
-	// get there, the store will say what is wrong.
-	if err := s.notOlderThan(ctx, cond.Revision); err != nil {
-		return nil, ctx.Err()
+	seen, ok := t.Newest(d.Namespace(), d.Name())
+	if !ok || seen.Revision() < cond.Revision {
+		// Somebody else wrote what is to be replaced. The cache lags behind by the
+		// way from the store, no more; if it does not get there, the store will
+		// say what is wrong.
+		if err := s.notOlderThan(ctx, cond.Revision); err != nil {
+			return nil, ctx.Err()
+		}
+		seen, ok = t.Get(d.Namespace(), d.Name())
 	}
-	seen, ok := t.Get(d.Namespace(), d.Name())
 	if !ok || seen.Revision() != cond.Revision || !d.Same(seen) {
 		return nil, nil
 	}
@@ -92,7 +96,7 @@ func (s *Server) remove(ctx context.Context, r *api.Resource, entry *cache.Entry
 // takes the cache's word for what exists. After a conflict call currentStored.
 func (s *Server) current(ctx context.Context, r *api.Resource, namespace, name string) (*cache.Entry, error) {
 	if t := s.table(r); t != nil {
-		if entry, ok := t.Get(namespace, name); ok {
+		if entry, ok := t.Newest(namespace, name); ok {
 			return sound(entry)
 		}
 	}

@@ -110,6 +110,33 @@ func (d *Deposit) at(revision, created int64) (*Entry, error) {
 	return e, nil
 }
 
+// Newest returns the entry of an object as the newest state has it or, where
+// this process has written it since, as it wrote it. Somebody else may have
+// written since: only the store knows.
+func (t *Table) Newest(namespace, name string) (*Entry, bool) {
+	written := t.cache.pending.written(t.codec.row.Key(namespace, name))
+	entry, ok := t.Get(namespace, name)
+	if written != nil && (!ok || written.revision > entry.revision) {
+		return written, true
+	}
+	return entry, ok
+}
+
+// written returns the newest entry of the deposits of a key that are known to
+// be stored; nil: there is none.
+func (p *pending) written(key string) (newest *Entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, d := range p.byKey[key] {
+		d.mu.Lock()
+		if e := d.entry; e != nil && (newest == nil || e.revision > newest.revision) {
+			newest = e
+		}
+		d.mu.Unlock()
+	}
+	return newest
+}
+
 // take returns the oldest deposit of the key that has this value, if there is
 // one, and forgets it.
 func (p *pending) take(key string, value []byte) *Deposit {
