@@ -46,7 +46,7 @@ func Network(rt runtime.Runtime) Checker {
 		case p.TCPSocket != nil:
 			return connect(ctx, t, p.TCPSocket)
 		case p.GRPC != nil:
-			return health(ctx, t, p.GRPC, timeout)
+			return askHealth(ctx, t, p.GRPC, timeout)
 		}
 		return Result{Unknown, fmt.Sprintf("missing probe handler for %s_%s(%s):%s", t.Pod.Name, t.Pod.Namespace, t.Pod.UID, t.Container.Name)}
 	}
@@ -203,7 +203,7 @@ func connect(ctx context.Context, t Target, a *corev1.TCPSocketAction) Result {
 	return Result{Success, ""}
 }
 
-func health(ctx context.Context, t Target, a *corev1.GRPCAction, timeout time.Duration) Result {
+func askHealth(ctx context.Context, t Target, a *corev1.GRPCAction, timeout time.Duration) Result {
 	address := net.JoinHostPort(t.IP, strconv.Itoa(int(a.Port)))
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUserAgent("kube-probe/1.37"))
 	if err != nil {

@@ -46,8 +46,8 @@ type Worker struct {
 	// Initially is the answer that holds before the first threshold is crossed.
 	Initially bool
 	Check     func(ctx context.Context) Result
-	// Report is called when the answer changes, and at each crossing of the
-	// failure threshold. It must be safe to call from the worker's goroutine.
+	// Report is called when the answer changes. It must be safe to call from the
+	// worker's goroutine.
 	Report func(ok bool)
 	// Note is called for each answer that is not plain success.
 	Note func(Result)
@@ -91,7 +91,7 @@ func (w *Worker) Run(ctx context.Context) {
 			last, run = ok, 1
 		}
 		crossed := (ok && run >= successes) || (!ok && run >= failures)
-		if crossed && (!known || ok != answer || (!ok && run == failures)) {
+		if crossed && (!known || ok != answer) {
 			answer, known = ok, true
 			w.Report(ok)
 			if ok && !w.Repeat {
