@@ -22,10 +22,11 @@ type Etcd struct {
 	// reads is what makes a Get or List of the newest state linearizable: nothing
 	// (etcd's default: the leader confirms that it still leads), or, in a lone
 	// member, serializable reads. See lone in embedded.go for why that is enough.
-	reads  []clientv3.OpOption
-	gate   *gate
-	leases *leases
-	full   atomic.Bool // a write was refused for want of space since the last Compact
+	reads   []clientv3.OpOption
+	gate    *gate
+	leases  *leases
+	closing sync.Once
+	full    atomic.Bool // a write was refused for want of space since the last Compact
 
 	mu      sync.Mutex
 	follows map[*follow]struct{} // the watches that run
@@ -241,13 +242,12 @@ func (e *Etcd) Compact(ctx context.Context, revision int64) error {
 
 // Close implements Store.
 func (e *Etcd) Close() error {
-	first := e.gate.close(ErrClosed)
+	e.gate.close(ErrClosed)
 	e.gate.loops.Wait()
 	e.gate.calls.Wait()
-	if !first {
-		return nil
-	}
-	return e.body.close()
+	var err error
+	e.closing.Do(func() { err = e.body.close() })
+	return err
 }
 
 // Done is closed when the store is closed, or when etcd has stopped by itself

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 )
 
@@ -328,4 +329,57 @@ func TestThreeMembers(t *testing.T) {
 		t.Fatalf("a member of three opened alone: %v", err)
 	}
 	c.open(t, 2)
+}
+
+// A cluster grows from one member to two, and shrinks again.
+func TestMembers(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	urls := freeURLs(t, 2)
+	first := EmbeddedConfig{Dir: t.TempDir(), Name: "m0", PeerURLs: urls[:1], PeerTLS: a.issue(t, "m0")}
+	s, err := OpenEmbedded(t.Context(), first)
+	check(t, err)
+	defer func() { check(t, s.Close()) }()
+	at := put(t, s, "/a", "1")
+
+	added, err := s.AddMember(t.Context(), urls[1:])
+	check(t, err)
+	joiner, err := OpenEmbedded(t.Context(), EmbeddedConfig{Dir: t.TempDir(), Name: "m1", PeerURLs: urls[1:], PeerTLS: a.issue(t, "m1"),
+		Members: map[string][]string{"m0": urls[:1], "m1": urls[1:]}, Join: true})
+	check(t, err)
+	for {
+		if err = s.PromoteMember(t.Context(), added.ID); !errors.Is(err, rpctypes.ErrMemberLearnerNotReady) {
+			break
+		}
+		put(t, s, "/b", "more to catch up with")
+	}
+	check(t, err)
+	members, err := joiner.Members(t.Context())
+	check(t, err)
+	equal(t, "the members", fmt.Sprint(len(members), members[0].Learner || members[1].Learner), "2 false")
+	e, err := joiner.Get(t.Context(), "/a")
+	check(t, err)
+	equal(t, "the revision that the new member has", e.Revision, at)
+
+	w := joiner.Watch(t.Context(), "/none", 0)
+	// etcd does not let a member go before it has known it for five seconds.
+	for {
+		if err = s.RemoveMember(t.Context(), added.ID); !errors.Is(err, rpctypes.ErrUnhealthy) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	check(t, err)
+	for range w.C {
+	}
+	if <-joiner.Done(); joiner.Err() == nil || w.Err() == nil {
+		t.Fatalf("the removed member says %v, its watch %v", joiner.Err(), w.Err())
+	}
+	t.Log(joiner.Err(), w.Err())
+	_, err = joiner.Get(t.Context(), "/a")
+	if err == nil {
+		t.Fatal("the removed member answers")
+	}
+	check(t, joiner.Close())
+	put(t, s, "/a", "alone")
 }

@@ -22,7 +22,8 @@ func newGate() *gate {
 	return &gate{ctx: ctx, stop: stop}
 }
 
-// enter fails if ctx is over or the gate is shut; else leave must follow.
+// enter fails if ctx is over, or with the cause if the gate is shut; else leave must
+// follow.
 func (g *gate) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -65,14 +66,12 @@ func (g *gate) add(to *sync.WaitGroup) error {
 	return nil
 }
 
-// close shuts the gate, for the reason cause, and says whether it was open.
-func (g *gate) close(cause error) bool {
+// close shuts the gate; the reason of the first time stays.
+func (g *gate) close(cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	first := !g.shut
 	g.shut = true
 	g.stop(cause)
-	return first
 }
 
 // over is done when ctx is, or the gate shuts.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +82,8 @@ var suite = []struct {
 	{"watch of what is compacted", testWatchCompacted},
 	{"watch learns what is not under its prefix", testWatchProgress},
 	{"watch that is not read", testWatchSlow},
+	{"watch that compaction overtakes", testWatchOvertaken},
+	{"watch of large values", testWatchLarge},
 	{"watch ends with its context", testWatchCancel},
 	{"close ends everything", testClose},
 	{"a revision for each write", testRevisions},
@@ -598,6 +601,53 @@ func testWatchSlow(t *testing.T, s Store) {
 		equal(t, "an event's revision", e.Revision, int64(i+2))
 		if i >= writers && e.Created != e.Revision && e.PreviousRevision == 0 {
 			t.Fatalf("event %d has no previous value", i)
+		}
+	}
+}
+
+// A watch that compaction overtakes gives all that was, or a beginning of it
+// without a gap and then says why it ends.
+func testWatchOvertaken(t *testing.T, s Store) {
+	w := s.Watch(t.Context(), "/", 0)
+	const n = 3000
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			for range n / 8 {
+				if _, err := s.Put(t.Context(), fmt.Sprint("/", i), nil, Condition{Revision: Any}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	check(t, s.Compact(t.Context(), n))
+	next := int64(2)
+	for next <= n+1 {
+		b, ok := <-w.C
+		if !ok {
+			wantErr(t, w.Err(), ErrCompacted)
+			t.Logf("it ended after %d of %d", next-2, n)
+			return
+		}
+		for _, e := range b.Events {
+			equal(t, "a revision", e.Revision, next)
+			next++
+		}
+	}
+}
+
+// etcd sends what is larger than a message in fragments.
+func testWatchLarge(t *testing.T, s Store) {
+	value := bytes.Repeat([]byte("v"), 1<<20)
+	for i := range 8 {
+		_, err := s.Put(t.Context(), fmt.Sprint("/", i%2), value[i:], Condition{Revision: Any})
+		check(t, err)
+	}
+	for i, e := range read(t, s.Watch(t.Context(), "/", 0), 8, 0) {
+		equal(t, "an event", fmt.Sprint(e.Key, len(e.Value), e.Revision), fmt.Sprint(fmt.Sprint("/", i%2), len(value)-i, i+2))
+		if i >= 2 {
+			equal(t, "the size of what was before", len(e.Previous), len(value)-i+2)
 		}
 	}
 }
