@@ -15,17 +15,19 @@ import (
 // canonicalize turns obj into what encoding and decoding it would give: times
 // cut to what the wire carries, quantities in their canonical form with the
 // string already made (resource.Quantity.String writes its receiver, so that
-// readers of a shared object would race), empty slices and maps nil.
-func canonicalize(obj api.Object) {
+// readers of a shared object would race), empty slices and maps nil. It returns
+// whether there were any of these, since to defaults nil is something else.
+func canonicalize(obj api.Object) (emptied bool) {
 	v := reflect.ValueOf(obj).Elem()
 	if walk := walkerOf(v.Type()); walk != nil {
-		walk(v)
+		walk(v, &emptied)
 	}
+	return emptied
 }
 
-// A walker makes one addressable value canonical. Nil: there is nothing to do
-// in values of that type.
-type walker func(reflect.Value)
+// A walker makes one addressable value canonical, and notes whether it made
+// something empty nil. Nil: there is nothing to do in values of that type.
+type walker func(v reflect.Value, emptied *bool)
 
 var (
 	typeQuantity  = reflect.TypeFor[resource.Quantity]()
@@ -55,14 +57,14 @@ func newWalker(t reflect.Type, building map[reflect.Type]bool) walker {
 	case typeQuantity:
 		return canonicalQuantity
 	case typeTime:
-		return func(v reflect.Value) { cut(&v.Addr().Interface().(*metav1.Time).Time, time.Second) }
+		return func(v reflect.Value, _ *bool) { cut(&v.Addr().Interface().(*metav1.Time).Time, time.Second) }
 	case typeMicroTime:
-		return func(v reflect.Value) { cut(&v.Addr().Interface().(*metav1.MicroTime).Time, time.Microsecond) }
+		return func(v reflect.Value, _ *bool) { cut(&v.Addr().Interface().(*metav1.MicroTime).Time, time.Microsecond) }
 	case typeFieldsV1, typeRaw:
 		return nil
 	}
 	if building[t] {
-		return func(v reflect.Value) { walkerOf(t)(v) }
+		return func(v reflect.Value, emptied *bool) { walkerOf(t)(v, emptied) }
 	}
 	building[t] = true
 	defer delete(building, t)
@@ -71,9 +73,9 @@ func newWalker(t reflect.Type, building map[reflect.Type]bool) walker {
 		return structWalker(t, building)
 	case reflect.Pointer:
 		if elem := newWalker(t.Elem(), building); elem != nil {
-			return func(v reflect.Value) {
+			return func(v reflect.Value, emptied *bool) {
 				if !v.IsNil() {
-					elem(v.Elem())
+					elem(v.Elem(), emptied)
 				}
 			}
 		}
@@ -104,35 +106,37 @@ func structWalker(t reflect.Type, building map[reflect.Type]bool) walker {
 	if fields == nil {
 		return nil
 	}
-	return func(v reflect.Value) {
+	return func(v reflect.Value, emptied *bool) {
 		for i := range fields {
-			fields[i].walk(v.Field(fields[i].index))
+			fields[i].walk(v.Field(fields[i].index), emptied)
 		}
 	}
 }
 
 func sliceWalker(elem walker) walker {
-	return func(v reflect.Value) {
+	return func(v reflect.Value, emptied *bool) {
 		n := v.Len()
 		if n == 0 {
 			if !v.IsNil() {
 				v.SetZero()
+				*emptied = true
 			}
 			return
 		}
 		if elem != nil {
 			for i := range n {
-				elem(v.Index(i))
+				elem(v.Index(i), emptied)
 			}
 		}
 	}
 }
 
 func mapWalker(t reflect.Type, elem walker) walker {
-	return func(v reflect.Value) {
+	return func(v reflect.Value, emptied *bool) {
 		if v.Len() == 0 {
 			if !v.IsNil() {
 				v.SetZero()
+				*emptied = true
 			}
 			return
 		}
@@ -142,13 +146,13 @@ func mapWalker(t reflect.Type, elem walker) walker {
 		copied := reflect.New(t.Elem()).Elem()
 		for _, key := range v.MapKeys() {
 			copied.Set(v.MapIndex(key))
-			elem(copied)
+			elem(copied, emptied)
 			v.SetMapIndex(key, copied)
 		}
 	}
 }
 
-func canonicalQuantity(v reflect.Value) {
+func canonicalQuantity(v reflect.Value, _ *bool) {
 	q := v.Addr().Interface().(*resource.Quantity)
 	parsed, err := resource.ParseQuantity(q.String())
 	if err != nil {

@@ -63,7 +63,12 @@ func (c *codec) marshal(obj api.Object) ([]byte, error) {
 		return json.Marshal(obj)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
-	canonicalize(obj)
+	if canonicalize(obj) {
+		// Who decodes it will find nothing where something empty was, and fill in
+		// the defaults; so they are filled in now.
+		c.row.Kind.Default(obj)
+		canonicalize(obj)
+	}
 	return obj.(message).Marshal()
 }
 

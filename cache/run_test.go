@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,13 +19,24 @@ import (
 // flaky is a store whose watches can be cut, and made to fail from then on.
 type flaky struct {
 	store.Store
-	cut  chan struct{} // close it to cut the watches
-	fail error         // of the next watch; read when cut is closed
+	fail error // of watches that are cut
+
+	mu  sync.Mutex
+	cut chan struct{} // closed to cut the watches that began with it; guarded by mu
+}
+
+func (f *flaky) disconnect() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.cut)
+	f.cut = make(chan struct{})
 }
 
 func (f *flaky) Watch(ctx context.Context, prefix string, after int64) *store.Watcher {
 	ctx, cancel := context.WithCancelCause(ctx)
+	f.mu.Lock()
 	cut := f.cut
+	f.mu.Unlock()
 	go func() {
 		select {
 		case <-cut:
@@ -74,9 +86,8 @@ func TestCacheStartsOverAfterCompaction(t *testing.T) {
 		w, _ := c.WatchFromNow(Interest{Table: c.Table(configMaps)})
 		defer w.Stop()
 
-		close(s.cut) // the cache's watch ends; before it tries again:
+		s.disconnect() // the cache's watch ends; before it tries again:
 		synctest.Wait()
-		s.cut = make(chan struct{})
 		if _, err := s.Delete(ctx, gone.Key(), store.Condition{Revision: store.Any}); err != nil {
 			t.Fatal(err)
 		}
@@ -118,9 +129,8 @@ func TestCacheGoesOnAfterACut(t *testing.T) {
 		defer stop()
 		w, _ := c.WatchFromNow(Interest{Table: c.Table(configMaps)})
 		defer w.Stop()
-		close(s.cut)
+		s.disconnect()
 		synctest.Wait()
-		s.cut = make(chan struct{})
 		e := write(t, ctx, s, c, configMaps, configMap("n", "a"), 0)
 		if err := c.WaitFor(ctx, e.Revision()); err != nil {
 			t.Fatal(err)
