@@ -108,11 +108,11 @@ type ack struct {
 	at        int64
 }
 
-// crash runs a writer and calls end at a random moment, which may be while it still
-// starts; end must make it end. What is acknowledged after that began does not count: where
+// crash runs a writer and calls end at a random moment of the first while of it, which
+// may be while it still starts; end must make it end. What is acknowledged after that began does not count: where
 // the power really fails, nobody is there any more to say so (and ext4 can answer an
 // fsync that its shutdown overtakes as if all were well).
-func crash(t *testing.T, dir string, round int, end func(*os.Process)) crashed {
+func crash(t *testing.T, dir string, round int, while time.Duration, end func(*os.Process)) crashed {
 	t.Helper()
 	self, err := os.Executable()
 	check(t, err)
@@ -128,7 +128,7 @@ func crash(t *testing.T, dir string, round int, end func(*os.Process)) crashed {
 	var began int64
 	var ender sync.WaitGroup
 	ender.Go(func() {
-		time.Sleep(time.Duration(rand.Int64N(int64(400 * time.Millisecond))))
+		time.Sleep(time.Duration(rand.Int64N(int64(while))))
 		began = monotonic()
 		end(cmd.Process)
 	})
@@ -191,7 +191,7 @@ func TestKilled(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for round := range 10 {
-		c := crash(t, dir, round, func(p *os.Process) { _ = p.Kill() })
+		c := crash(t, dir, round, 400*time.Millisecond, func(p *os.Process) { _ = p.Kill() })
 		if status := c.state.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGKILL {
 			t.Fatalf("the writer ended before it was killed: %v: %s", c.state, c.stderr)
 		}
@@ -226,15 +226,21 @@ func TestPowerCut(t *testing.T) {
 	}
 	disk := newDisk(t)
 	for round := range rounds {
+		// Now a store that lives on, now the first moments of a new one.
+		dir, while := filepath.Join(disk.dir, "store"), 400*time.Millisecond
+		if round%2 == 1 {
+			dir, while = filepath.Join(disk.dir, "new"), 60*time.Millisecond
+		}
 		disk.mount(t)
-		c := crash(t, filepath.Join(disk.dir, "store"), round, func(*os.Process) { disk.cut(t) })
+		c := crash(t, dir, round, while, func(*os.Process) { disk.cut(t) })
 		if c.state.Success() || !strings.Contains(c.stderr, "input/output error") {
 			t.Fatalf("the writer did not stop by itself: %v: %s", c.state, c.stderr)
 		}
 		disk.unmount(t)
 		disk.repair(t)
 		disk.mount(t)
-		reopen(t, filepath.Join(disk.dir, "store"), round, c)
+		reopen(t, dir, round, c)
+		check(t, os.RemoveAll(filepath.Join(disk.dir, "new")))
 		disk.unmount(t)
 	}
 }

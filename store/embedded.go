@@ -135,7 +135,11 @@ func openEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Etcd, err error) {
 		}
 	}()
 	segments.Do(func() { wal.SegmentSizeBytes = segmentSize })
-	if err := b.start(ctx, config); err != nil {
+	if err = b.start(ctx, config); errors.Is(err, errUnborn) {
+		c.Logger.Warn("the store's first start was cut off before there was any data: starting anew", "dir", c.Dir)
+		err = b.rebirth(ctx, config)
+	}
+	if err != nil {
 		return nil, err
 	}
 	b.client = v3client.New(b.server)

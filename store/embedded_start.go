@@ -5,6 +5,7 @@ import (
 	"errors"
 	"expvar"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -61,6 +62,21 @@ func (b *embedded) launch(ctx context.Context, config *embed.Config) (err error)
 	return nil
 }
 
+// errUnborn says that a crash came before etcd had written who its members are, which
+// is the first thing that it does.
+var errUnborn = errors.New("the first start was cut off")
+
+// rebirth removes what the first start has left, in which there are no data, and
+// starts again.
+func (b *embedded) rebirth(ctx context.Context, config *embed.Config) error {
+	b.etcd.Close()
+	b.etcd = nil
+	if err := os.RemoveAll(config.Dir); err != nil {
+		return fmt.Errorf("remove what the first start has left: %w", err)
+	}
+	return b.start(ctx, config)
+}
+
 // elect makes the only member leader without waiting for an election timeout of
 // seconds: it tells raft what a leader that hands over would tell its successor.
 // Raft must have applied what it knows to be committed by then. It looks for
@@ -75,8 +91,10 @@ func (b *embedded) elect(ctx context.Context) error {
 		if s := raftStatus(); s.ID == self && s.Applied == s.GetCommit() {
 			voters := s.Config.Voters.IDs()
 			switch _, voter := voters[self]; {
+			case len(voters) == 0 && s.GetCommit() == 0 && b.server.KV().Rev() <= 1:
+				return errUnborn
 			case len(voters) == 0:
-				return errors.New("its very first start was cut off before there was any data: remove it and start again")
+				return errors.New("its log has lost its beginning: restore a backup")
 			case b.lone && len(voters) > 1:
 				return fmt.Errorf("the data is that of a cluster of %d members, but no PeerURLs are given", len(voters))
 			case len(voters) > 1 || !voter:
