@@ -1,11 +1,6 @@
 package api
 
 import (
-	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
-	resourcev1 "k8s.io/api/resource/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"skiff/api/admissionregistration"
 	"skiff/api/apiextensions"
@@ -19,12 +14,13 @@ import (
 	"skiff/api/coordination"
 	"skiff/api/core"
 	"skiff/api/discovery"
+	"skiff/api/events"
 	"skiff/api/flowcontrol"
-	"skiff/api/kind"
 	"skiff/api/networking"
 	"skiff/api/node"
 	"skiff/api/policy"
 	"skiff/api/rbac"
+	"skiff/api/resource"
 	"skiff/api/scheduling"
 	"skiff/api/storage"
 	"skiff/api/storagemigration"
@@ -33,21 +29,21 @@ import (
 // Catalogue lists every built-in resource of Kubernetes v1.37's stable groups, once.
 var Catalogue = []*Resource{
 	{Group: "", Version: "v1", Name: "bindings", KindName: "Binding", Singular: "binding", Namespaced: true,
-		Kind: plain[corev1.Binding, metav1.List](), Verbs: []string{"create"}},
+		Kind: core.Binding, Verbs: []string{"create"}},
 	{Group: "", Version: "v1", Name: "componentstatuses", KindName: "ComponentStatus", Singular: "componentstatus", Short: []string{"cs"},
-		Kind: plain[corev1.ComponentStatus, corev1.ComponentStatusList](), Verbs: []string{"get", "list"}},
+		Kind: core.ComponentStatus, Verbs: []string{"get", "list"}},
 	{Group: "", Version: "v1", Name: "configmaps", KindName: "ConfigMap", Singular: "configmap", Short: []string{"cm"}, Namespaced: true,
-		Prefix: "configmaps", Kind: plain[corev1.ConfigMap, corev1.ConfigMapList]()},
+		Prefix: "configmaps", Kind: core.ConfigMap},
 	{Group: "", Version: "v1", Name: "endpoints", KindName: "Endpoints", Singular: "endpoints", Short: []string{"ep"}, Namespaced: true,
-		Prefix: "services/endpoints", Kind: plain[corev1.Endpoints, corev1.EndpointsList]()},
+		Prefix: "services/endpoints", Kind: core.Endpoints},
 	{Group: "", Version: "v1", Name: "events", KindName: "Event", Singular: "event", Short: []string{"ev"}, Namespaced: true,
-		Prefix: "events", Kind: plain[corev1.Event, corev1.EventList]()},
+		Prefix: "events", Kind: core.Event},
 	{Group: "", Version: "v1", Name: "limitranges", KindName: "LimitRange", Singular: "limitrange", Short: []string{"limits"}, Namespaced: true,
-		Prefix: "limitranges", Kind: plain[corev1.LimitRange, corev1.LimitRangeList]()},
+		Prefix: "limitranges", Kind: core.LimitRange},
 	{Group: "", Version: "v1", Name: "namespaces", KindName: "Namespace", Singular: "namespace", Short: []string{"ns"},
-		Prefix: "namespaces", Kind: plain[corev1.Namespace, corev1.NamespaceList](), Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"}},
+		Prefix: "namespaces", Kind: core.Namespace, Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"}},
 	{Group: "", Version: "v1", Name: "nodes", KindName: "Node", Singular: "node", Short: []string{"no"},
-		Prefix: "minions", Kind: plain[corev1.Node, corev1.NodeList](), Actions: []Action{
+		Prefix: "minions", Kind: core.Node, Actions: []Action{
 			{"proxy", schema.GroupVersionKind{Group: "", Version: "v1", Kind: "NodeProxyOptions"}, []string{"create", "delete", "get", "patch", "update"}},
 		}},
 	{Group: "", Version: "v1", Name: "persistentvolumeclaims", KindName: "PersistentVolumeClaim", Singular: "persistentvolumeclaim", Short: []string{"pvc"}, Namespaced: true,
@@ -65,19 +61,19 @@ var Catalogue = []*Resource{
 			{"proxy", schema.GroupVersionKind{Group: "", Version: "v1", Kind: "PodProxyOptions"}, []string{"create", "delete", "get", "patch", "update"}},
 		}},
 	{Group: "", Version: "v1", Name: "podtemplates", KindName: "PodTemplate", Singular: "podtemplate", Namespaced: true,
-		Prefix: "podtemplates", Kind: plain[corev1.PodTemplate, corev1.PodTemplateList]()},
+		Prefix: "podtemplates", Kind: core.PodTemplate},
 	{Group: "", Version: "v1", Name: "replicationcontrollers", KindName: "ReplicationController", Singular: "replicationcontroller", Short: []string{"rc"}, Categories: []string{"all"}, Namespaced: true,
-		Prefix: "controllers", Kind: plain[corev1.ReplicationController, corev1.ReplicationControllerList]()},
+		Prefix: "controllers", Kind: core.ReplicationController},
 	{Group: "", Version: "v1", Name: "resourcequotas", KindName: "ResourceQuota", Singular: "resourcequota", Short: []string{"quota"}, Namespaced: true,
-		Prefix: "resourcequotas", Kind: plain[corev1.ResourceQuota, corev1.ResourceQuotaList]()},
+		Prefix: "resourcequotas", Kind: core.ResourceQuota},
 	{Group: "", Version: "v1", Name: "secrets", KindName: "Secret", Singular: "secret", Namespaced: true,
-		Prefix: "secrets", Kind: plain[corev1.Secret, corev1.SecretList]()},
+		Prefix: "secrets", Kind: core.Secret},
 	{Group: "", Version: "v1", Name: "serviceaccounts", KindName: "ServiceAccount", Singular: "serviceaccount", Short: []string{"sa"}, Namespaced: true,
-		Prefix: "serviceaccounts", Kind: plain[corev1.ServiceAccount, corev1.ServiceAccountList](), Actions: []Action{
+		Prefix: "serviceaccounts", Kind: core.ServiceAccount, Actions: []Action{
 			{"token", schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"}, []string{"create"}},
 		}},
 	{Group: "", Version: "v1", Name: "services", KindName: "Service", Singular: "service", Short: []string{"svc"}, Categories: []string{"all"}, Namespaced: true,
-		Prefix: "services/specs", Kind: plain[corev1.Service, corev1.ServiceList](), Actions: []Action{
+		Prefix: "services/specs", Kind: core.Service, Actions: []Action{
 			{"proxy", schema.GroupVersionKind{Group: "", Version: "v1", Kind: "ServiceProxyOptions"}, []string{"create", "delete", "get", "patch", "update"}},
 		}},
 	{Group: "admissionregistration.k8s.io", Version: "v1", Name: "mutatingadmissionpolicies", KindName: "MutatingAdmissionPolicy", Singular: "mutatingadmissionpolicy", Categories: []string{"api-extensions"},
@@ -137,7 +133,7 @@ var Catalogue = []*Resource{
 	{Group: "discovery.k8s.io", Version: "v1", Name: "endpointslices", KindName: "EndpointSlice", Singular: "endpointslice", Namespaced: true,
 		Prefix: "endpointslices", Kind: discovery.EndpointSlice},
 	{Group: "events.k8s.io", Version: "v1", Name: "events", KindName: "Event", Singular: "event", Short: []string{"ev"}, Namespaced: true,
-		Kind: plain[eventsv1.Event, eventsv1.EventList](), View: &View{schema.GroupVersionResource{Version: "v1", Resource: "events"}, eventFromCore, eventToCore}},
+		Kind: events.Event, View: &View{schema.GroupVersionResource{Version: "v1", Resource: "events"}, eventFromCore, eventToCore}},
 	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Name: "flowschemas", KindName: "FlowSchema", Singular: "flowschema",
 		Prefix: "flowschemas", Kind: flowcontrol.FlowSchema},
 	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Name: "prioritylevelconfigurations", KindName: "PriorityLevelConfiguration", Singular: "prioritylevelconfiguration",
@@ -165,15 +161,15 @@ var Catalogue = []*Resource{
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Name: "roles", KindName: "Role", Singular: "role", Namespaced: true,
 		Prefix: "roles", Kind: rbac.Role},
 	{Group: "resource.k8s.io", Version: "v1", Name: "deviceclasses", KindName: "DeviceClass", Singular: "deviceclass",
-		Prefix: "deviceclasses", Kind: plain[resourcev1.DeviceClass, resourcev1.DeviceClassList]()},
+		Prefix: "deviceclasses", Kind: resource.DeviceClass},
 	{Group: "resource.k8s.io", Version: "v1", Name: "devicetaintrules", KindName: "DeviceTaintRule", Singular: "devicetaintrule",
-		Prefix: "devicetaintrules", Kind: plain[resourcev1.DeviceTaintRule, resourcev1.DeviceTaintRuleList]()},
+		Prefix: "devicetaintrules", Kind: resource.DeviceTaintRule},
 	{Group: "resource.k8s.io", Version: "v1", Name: "resourceclaims", KindName: "ResourceClaim", Singular: "resourceclaim", Namespaced: true,
-		Prefix: "resourceclaims", Kind: plain[resourcev1.ResourceClaim, resourcev1.ResourceClaimList]()},
+		Prefix: "resourceclaims", Kind: resource.ResourceClaim},
 	{Group: "resource.k8s.io", Version: "v1", Name: "resourceclaimtemplates", KindName: "ResourceClaimTemplate", Singular: "resourceclaimtemplate", Namespaced: true,
-		Prefix: "resourceclaimtemplates", Kind: plain[resourcev1.ResourceClaimTemplate, resourcev1.ResourceClaimTemplateList]()},
+		Prefix: "resourceclaimtemplates", Kind: resource.ResourceClaimTemplate},
 	{Group: "resource.k8s.io", Version: "v1", Name: "resourceslices", KindName: "ResourceSlice", Singular: "resourceslice",
-		Prefix: "resourceslices", Kind: plain[resourcev1.ResourceSlice, resourcev1.ResourceSliceList]()},
+		Prefix: "resourceslices", Kind: resource.ResourceSlice},
 	{Group: "scheduling.k8s.io", Version: "v1", Name: "priorityclasses", KindName: "PriorityClass", Singular: "priorityclass", Short: []string{"pc"},
 		Prefix: "priorityclasses", Kind: scheduling.PriorityClass},
 	{Group: "storage.k8s.io", Version: "v1", Name: "csidrivers", KindName: "CSIDriver", Singular: "csidriver",
@@ -190,14 +186,4 @@ var Catalogue = []*Resource{
 		Prefix: "volumeattributesclasses", Kind: storage.VolumeAttributesClass},
 	{Group: "storagemigration.k8s.io", Version: "v1", Name: "storageversionmigrations", KindName: "StorageVersionMigration", Singular: "storageversionmigration",
 		Prefix: "storageversionmigrations", Kind: storagemigration.StorageVersionMigration},
-}
-
-func plain[T, L any, PT interface {
-	*T
-	kind.Object
-}, PL interface {
-	*L
-	runtime.Object
-}]() kind.Kind {
-	return kind.Of(kind.Spec[PT]{New: func() PT { return PT(new(T)) }, NewList: func() runtime.Object { return PL(new(L)) }})
 }

@@ -12,7 +12,7 @@ import (
 // Follow implements client.Client. It counts as a list and a watch of each source.
 func (c *inProcess) Follow(ctx context.Context, sources ...client.Source) *client.Feed {
 	out := make(chan client.Batch)
-	f := &follower{client: c, out: out}
+	f := &follower{client: c, sources: sources, out: out}
 	for _, source := range sources {
 		t := c.server.table(source.Resource)
 		if t == nil {
@@ -32,7 +32,8 @@ func (c *inProcess) Follow(ctx context.Context, sources ...client.Source) *clien
 // follower feeds one Follow.
 type follower struct {
 	client     *inProcess
-	selections []selection
+	sources    []client.Source
+	selections []selection // what sources mean
 	interests  []cache.Interest
 	out        chan<- client.Batch
 
@@ -80,9 +81,16 @@ func (f *follower) until(ctx context.Context, step func(context.Context) error) 
 
 // allowed tells whether the client may list and watch all sources.
 func (f *follower) allowed(ctx context.Context) error {
-	for i := range f.selections {
+	for _, source := range f.sources {
 		for _, verb := range []string{"list", "watch"} {
-			r := f.client.request(verb, f.selections[i].row, f.selections[i].namespace, "")
+			r := f.client.request(verb, source.Resource, source.Namespace, "")
+			if source.Labels != nil {
+				r.ListOptions.LabelSelector = source.Labels.String()
+			}
+			if source.Fields != nil {
+				r.ListOptions.FieldSelector = source.Fields.String()
+				r.Name, _ = source.Fields.RequiresExactMatch("metadata.name") // one object by name: rights may be for it alone
+			}
 			done := f.client.server.audit.begin(r)
 			err := f.client.server.authorize(ctx, r)
 			done(&Result{}, err)

@@ -22,6 +22,7 @@ import (
 	"skiff/client"
 	"skiff/cluster/pki"
 	"skiff/controllers"
+	"skiff/scheduler"
 	"skiff/store"
 )
 
@@ -146,6 +147,16 @@ func (p *ControlPlane) runComponents(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if !p.c.NoControllers {
 		group.Go(func() error { return controllers.Run(ctx, p.controllers()) })
+	}
+	if !p.c.NoScheduler {
+		s, err := scheduler.New(scheduler.Config{
+			Client:   p.api.Client(&user.DefaultInfo{Name: "system:kube-scheduler", Groups: []string{user.AllAuthenticated}}, "kube-scheduler"),
+			Identity: p.c.Identity, Logger: p.c.Logger,
+		})
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return s.Run(ctx) })
 	}
 	group.Go(func() error { <-ctx.Done(); return nil })
 	return group.Wait()
