@@ -147,9 +147,7 @@ func openEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Etcd, err error) {
 	if b.local {
 		e.reads = []clientv3.OpOption{clientv3.WithSerializable()}
 	}
-	if err := e.leases.adopt(ctx); err != nil {
-		return nil, fmt.Errorf("take over leases: %w", err)
-	}
+	e.leases.adopt(ctx)
 	e.gate.loop(e.leases.run)
 	e.gate.loop(func(ctx context.Context) { b.guard(ctx, e.gate) })
 	return e, nil

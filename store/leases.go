@@ -92,16 +92,19 @@ func (l *leases) addLocked(more *lease) {
 	}
 }
 
-// adopt takes over the leases that an earlier process granted.
-func (l *leases) adopt(ctx context.Context) error {
+// adopt takes over the leases that an earlier process granted. Those that it does
+// not learn of are etcd's to end.
+func (l *leases) adopt(ctx context.Context) {
 	all, err := l.client.Leases(ctx)
 	if err != nil {
-		return err
+		l.logger.Warn("the leases of earlier processes are not known", "error", err)
+		return
 	}
 	for _, old := range all.Leases {
 		r, err := l.client.TimeToLive(ctx, old.ID)
 		if err != nil {
-			return err
+			l.logger.Warn("the end of an earlier process's lease is not known", "lease", int64(old.ID), "error", err)
+			continue
 		}
 		// etcd gives leases some time more when it starts.
 		left := time.Duration(min(r.TTL, r.GrantedTTL))*time.Second - reapGrace
@@ -109,7 +112,6 @@ func (l *leases) adopt(ctx context.Context) error {
 		l.addLocked(&lease{id: old.ID, reap: time.Now().Add(left)})
 		l.mu.Unlock()
 	}
-	return nil
 }
 
 // run reaps until ctx ends.
