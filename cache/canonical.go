@@ -16,7 +16,9 @@ import (
 // cut to what the wire carries, quantities in their canonical form with the
 // string already made (resource.Quantity.String writes its receiver, so that
 // readers of a shared object would race), empty slices and maps nil. It returns
-// whether there were any of these, since to defaults nil is something else.
+// whether there were any of these, since to defaults nil is something else. What
+// is canonical already is not written: the next version of an object may share
+// parts with the one that others are reading.
 func canonicalize(obj api.Object) (emptied bool) {
 	v := reflect.ValueOf(obj).Elem()
 	if walk := walkerOf(v.Type()); walk != nil {
@@ -145,27 +147,34 @@ func mapWalker(t reflect.Type, elem walker) walker {
 		}
 		copied := reflect.New(t.Elem()).Elem()
 		for _, key := range v.MapKeys() {
-			copied.Set(v.MapIndex(key))
+			value := v.MapIndex(key)
+			copied.Set(value)
 			elem(copied, emptied)
-			v.SetMapIndex(key, copied)
+			if !t.Elem().Comparable() || !copied.Equal(value) {
+				v.SetMapIndex(key, copied)
+			}
 		}
 	}
 }
 
 func canonicalQuantity(v reflect.Value, _ *bool) {
 	q := v.Addr().Interface().(*resource.Quantity)
+	made := v.FieldByName("s").String() // by String, or by a decoder
 	parsed, err := resource.ParseQuantity(q.String())
 	if err != nil {
 		return // String has been called, which is what matters to readers
 	}
-	_ = parsed.String()
-	*q = parsed
+	if parsed.String() != made || q.Format != parsed.Format {
+		*q = parsed
+	}
 }
 
 func cut(t *time.Time, unit time.Duration) {
-	if t.IsZero() {
-		*t = time.Time{}
-		return
+	var canonical time.Time
+	if !t.IsZero() {
+		canonical = time.Unix(t.Unix(), int64(t.Nanosecond())/int64(unit)*int64(unit)).Local()
 	}
-	*t = time.Unix(t.Unix(), int64(t.Nanosecond())/int64(unit)*int64(unit)).Local()
+	if *t != canonical {
+		*t = canonical
+	}
 }
