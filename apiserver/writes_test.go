@@ -403,6 +403,53 @@ func TestConcurrentPatches(t *testing.T) {
 	}
 }
 
+// The next version of an object shares what does not change with the one that
+// others are reading: making it must not write there. (The race detector looks.)
+func TestReadersAreNotDisturbed(t *testing.T) {
+	w := newWriting(t)
+	body := strings.Replace(podBody, `"image":"busybox"`, `"image":"busybox","resources":{"limits":{"memory":"1Gi"},"requests":{"cpu":"100m"}}`, 1)
+	created := must[*corev1.Pod](w, "create", "v1/pods", "default", "", body)
+	want := created.Spec.DeepCopy()
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		defer close(done)
+		for i := range 50 {
+			next := created.DeepCopy()
+			next.ResourceVersion, next.Labels["n"] = "", fmt.Sprint(i)
+			r := w.request("update", "v1/pods", "default", "web", "")
+			r.Body.Object = next
+			if _, _, err := w.do(r); err != nil {
+				t.Error(err)
+			}
+			w.must("patch:merge", "v1/pods", "default", "web", fmt.Sprintf(`{"metadata":{"annotations":{"n":"%d"}}}`, i))
+		}
+	})
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				entry, err := w.current(context.Background(), podRow, "default", "web")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := json.Marshal(entry.Object()); err != nil {
+					t.Error(err)
+				}
+				if got := entry.Object().(*corev1.Pod).Spec; !got.Containers[0].Resources.Limits.Memory().Equal(*want.Containers[0].Resources.Limits.Memory()) {
+					t.Errorf("a reader saw %v", got.Containers[0].Resources)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestPatchTypes(t *testing.T) {
 	w := newWriting(t)
 	w.must("create", "v1/pods", "default", "", podBody)
