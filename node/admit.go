@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,12 @@ import (
 func admit(node *corev1.Node, allocatable corev1.ResourceList, p *corev1.Pod, others []*corev1.Pod) (reason, message string) {
 	if p.Spec.OS != nil && string(p.Spec.OS.Name) != runtime.GOOS {
 		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
+	}
+	if name := forbiddenSysctl(p); name != "" {
+		return "SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", name)
+	}
+	if reason := strictGroups(node, p); reason != "" {
+		return reason, "SupplementalGroupsPolicy=Strict is not supported in this node"
 	}
 	if reason, message := fits(allocatable, p, others); reason != "" {
 		return reason, message
@@ -38,6 +45,52 @@ func admit(node *corev1.Node, allocatable corev1.ResourceList, p *corev1.Pod, ot
 		return "NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
 	}
 	return "", ""
+}
+
+// safeSysctls are those that belong to the pod's own namespaces and touch no other pod.
+var safeSysctls = []string{
+	"kernel.shm_rmid_forced",
+	"net.ipv4.ip_local_port_range",
+	"net.ipv4.tcp_syncookies",
+	"net.ipv4.ping_group_range",
+	"net.ipv4.ip_unprivileged_port_start",
+	"net.ipv4.ip_local_reserved_ports",
+	"net.ipv4.tcp_keepalive_time",
+	"net.ipv4.tcp_fin_timeout",
+	"net.ipv4.tcp_keepalive_intvl",
+	"net.ipv4.tcp_keepalive_probes",
+	"net.ipv4.tcp_rmem",
+	"net.ipv4.tcp_wmem",
+	"net.ipv4.tcp_slow_start_after_idle",
+	"net.ipv4.tcp_notsent_lowat",
+}
+
+// forbiddenSysctl is the first sysctl of the pod that it may not set; empty: none.
+func forbiddenSysctl(p *corev1.Pod) string {
+	if p.Spec.SecurityContext == nil {
+		return ""
+	}
+	for _, s := range p.Spec.SecurityContext.Sysctls {
+		name := strings.ReplaceAll(s.Name, "/", ".")
+		ownNet := strings.HasPrefix(name, "net.") && !p.Spec.HostNetwork
+		ownIPC := strings.HasPrefix(name, "kernel.") && !p.Spec.HostIPC
+		if !slices.Contains(safeSysctls, name) || !(ownNet || ownIPC) {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+// strictGroups refuses a pod that asks for what an older runtime would silently ignore.
+func strictGroups(node *corev1.Node, p *corev1.Pod) string {
+	s := p.Spec.SecurityContext
+	if s == nil || s.SupplementalGroupsPolicy == nil || *s.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyStrict || node == nil {
+		return ""
+	}
+	if f := node.Status.Features; f != nil && f.SupplementalGroupsPolicy != nil && *f.SupplementalGroupsPolicy {
+		return ""
+	}
+	return "SupplementalGroupsPolicyNotSupported"
 }
 
 // fits holds the pod's requests against what the others leave.

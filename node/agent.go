@@ -369,6 +369,8 @@ func (a *Agent) build(ctx context.Context) (*parts, error) {
 	})
 	a.buildServer(out, layout)
 	if !a.c.Simulated {
+		logs := &rotator{runtime: a.c.Runtime, layout: layout, views: out.pods.Views, size: 10 << 20, files: 5, every: 10 * time.Second, log: a.log}
+		out.others = append(out.others, logs.run)
 		collector := &image.Collector{Store: images, Logger: a.log}
 		out.others = append(out.others, func(ctx context.Context) error {
 			collector.Run(ctx, func(reason, message string) {

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/api"
 )
@@ -17,3 +18,5 @@ func quantity(s string) *resource.Quantity {
 	q := resource.MustParse(s)
 	return &q
 }
+
+var deleteNow = metav1.DeleteOptions{}

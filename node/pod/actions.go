@@ -272,7 +272,7 @@ func (m *Manager) resize(e *entry) {
 	}
 	ids := map[string]string{}
 	for _, c := range e.m.Containers {
-		if c.State == ContainerUp {
+		if c.State == ContainerUp && !c.outdated() {
 			ids[c.Name] = c.Run.ID
 		}
 	}

@@ -226,6 +226,9 @@ func (m *Manager) containerConfig(ctx context.Context, r containerRequest) (*cri
 		LogPath:     ContainerLog(c.Name, r.attempt),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 	}
+	if l := c.Lifecycle; l != nil && l.StopSignal != nil {
+		out.StopSignal = cri.Signal(cri.Signal_value["SIGNAL_"+string(*l.StopSignal)])
+	}
 	for _, s := range c.Command {
 		out.Command = append(out.Command, Expand(s, lookup))
 	}

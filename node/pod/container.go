@@ -82,6 +82,35 @@ type Container struct {
 	StopBy      time.Time // the deadline of the stop that is under way
 	StopMessage string    // of its event
 	StopGrace   *int64    // seconds, from the probe that ordered it
+
+	// Renew: it lives again whatever the policy, since its spec changed.
+	Renew bool
+	// Of is the spec that the current life was started from; nil: not known, since
+	// it was adopted.
+	Of *corev1.Container
+}
+
+// outdated: the container has to be started anew to be as its spec says now.
+func (c *Container) outdated() bool {
+	if c.State != ContainerUp || c.Of == nil || c.Of == c.Spec {
+		return false
+	}
+	if c.Of.Image != c.Spec.Image {
+		return true
+	}
+	for _, policy := range c.Spec.ResizePolicy {
+		if policy.RestartPolicy != corev1.RestartContainer {
+			continue
+		}
+		was, is := c.Of.Resources, c.Spec.Resources
+		for _, pair := range [][2]corev1.ResourceList{{was.Requests, is.Requests}, {was.Limits, is.Limits}} {
+			a, b := pair[0][policy.ResourceName], pair[1][policy.ResourceName]
+			if a.Cmp(b) != 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Alive: a process may exist.
@@ -118,10 +147,10 @@ func (m *Machine) respec() {
 
 // restarts tells whether a container that ended with the exit code is to live again.
 func (m *Machine) restarts(c *Container, exit int32) bool {
-	switch c.Kind {
-	case Ephemeral:
+	switch {
+	case c.Kind == Ephemeral:
 		return false
-	case Sidecar:
+	case c.Kind == Sidecar, c.Renew:
 		return true
 	}
 	for _, rule := range c.Spec.RestartPolicyRules {
@@ -174,7 +203,7 @@ func (m *Machine) live(c *Container, run Run) {
 		c.Prev = c.Run
 	}
 	c.Run = &run
-	c.Early = nil
+	c.Early, c.Renew = nil, false
 	c.Restarts = int32(run.Attempt)
 	c.Reason, c.Message, c.RetryAt, c.ShowAt, c.PullBackoff = "", "", time.Time{}, time.Time{}, 0
 	c.StopBy, c.StopMessage, c.StopGrace = time.Time{}, "", nil
@@ -260,7 +289,7 @@ func (m *Machine) dead(c *Container, run Run, now time.Time, acts *actions) {
 	c.Started, c.Ready = false, c.Kind == Init && run.ExitCode == 0
 	c.Reason, c.Message, c.RetryAt = "", "", time.Time{}
 	c.StopBy, c.StopMessage, c.StopGrace = time.Time{}, "", nil
-	if m.Ending != nil || !m.restarts(c, run.ExitCode) || (c.Kind == Init && run.ExitCode == 0) {
+	if m.Ending != nil || c.Renew || !m.restarts(c, run.ExitCode) || (c.Kind == Init && run.ExitCode == 0) {
 		return
 	}
 	wait := c.Backoff.Wait(run.Finished, now)

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -140,6 +141,11 @@ func (m *Machine) run(now time.Time, acts *actions) {
 	for _, c := range m.Containers {
 		m.showPullBackoff(c, now, acts)
 		m.stopAgain(c, now, acts)
+		if c.outdated() {
+			c.Renew = true
+			c.StopMessage = fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)
+			m.stop(c, now.Add(m.grace()), now, acts)
+		}
 		if c.Kind == Ephemeral && c.State == ContainerWaiting {
 			m.start(c, now, acts)
 		}
@@ -209,7 +215,9 @@ func (m *Machine) start(c *Container, now time.Time, acts *actions) {
 		if !m.restarts(c, c.Run.ExitCode) {
 			return
 		}
-		c.Backoff.Next(c.Run.Finished, now)
+		if !c.Renew {
+			c.Backoff.Next(c.Run.Finished, now)
+		}
 		attempt = m.attempt(c)
 		if c.Prev != nil && c.Prev.ID != c.Run.ID && c.Prev.ID != "" {
 			acts.add(DoRemove{ID: c.Prev.ID})
@@ -218,7 +226,7 @@ func (m *Machine) start(c *Container, now time.Time, acts *actions) {
 	default:
 		return
 	}
-	c.State = ContainerStarting
+	c.State, c.Of = ContainerStarting, c.Spec
 	c.Reason, c.Message, c.RetryAt = "", "", time.Time{}
 	c.Ready, c.Started = false, false
 	acts.add(DoStart{Name: c.Name, Attempt: attempt})

@@ -35,6 +35,7 @@ type step struct {
 
 // steps is all that is set up for a pod, in order; it is undone in reverse.
 var steps = []step{
+	{name: "promises", do: onlyWhatWeCan, undo: nothing},
 	{name: "directories", do: makeDirectories, undo: removeDirectories},
 	{name: "cgroup", do: makeCgroup, undo: removeCgroup},
 	{name: "volumes", do: setUpVolumes, undo: tearDownVolumes},
@@ -78,6 +79,22 @@ func (m *Manager) tearDown(ctx context.Context, p *corev1.Pod, sandbox string) E
 		return TearDownFailed{Err: err}
 	}
 	return TornDown{}
+}
+
+// onlyWhatWeCan refuses pods that ask for what this agent does not do: started
+// without it, they would be less isolated than they ask for, or lack a device.
+func onlyWhatWeCan(_ context.Context, s *setting) error {
+	switch {
+	case s.pod.Spec.HostUsers != nil && !*s.pod.Spec.HostUsers:
+		err := errors.New("the pod asks for a user namespace of its own (hostUsers: false), which this node does not make")
+		s.m.note(s.pod, nil, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
+		return err
+	case len(s.pod.Spec.ResourceClaims) > 0:
+		err := errors.New("the pod has resource claims, which this node cannot prepare")
+		s.m.note(s.pod, nil, corev1.EventTypeWarning, "FailedPrepareDynamicResources", "Failed to prepare dynamic resources: "+err.Error())
+		return err
+	}
+	return nil
 }
 
 func makeDirectories(_ context.Context, s *setting) error {

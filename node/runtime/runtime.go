@@ -37,8 +37,8 @@ var ErrNoEvents = errors.New("the container runtime sends no container events")
 type Runtime interface {
 	// Version names the runtime and its version.
 	Version(ctx context.Context) (*cri.VersionResponse, error)
-	// Status tells whether the runtime and its network are ready.
-	Status(ctx context.Context) (*cri.RuntimeStatus, error)
+	// Status tells whether the runtime and its network are ready, and what it can do.
+	Status(ctx context.Context) (*cri.StatusResponse, error)
 	// CgroupDriver is "systemd" or "cgroupfs", or empty where the runtime does
 	// not say (containerd before 1.7): then the agent's configuration decides.
 	CgroupDriver(ctx context.Context) (string, error)

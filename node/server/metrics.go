@@ -2,10 +2,24 @@ package server
 
 import (
 	"context"
+	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
+
+// metricsOf serves collectors that are made by the first request: of thousands of
+// simulated nodes hardly any is asked.
+func metricsOf(make func() []prometheus.Collector) http.Handler {
+	handler := sync.OnceValue(func() http.Handler {
+		r := prometheus.NewRegistry()
+		r.MustRegister(make()...)
+		return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) })
+}
 
 // podGauge counts the node's pods by state.
 type podGauge struct{ pods Pods }

@@ -20,7 +20,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsv1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -65,9 +64,8 @@ type Config struct {
 
 // Server answers for the node.
 type Server struct {
-	c       Config
-	mux     *http.ServeMux
-	metrics *prometheus.Registry
+	c   Config
+	mux *http.ServeMux
 }
 
 // New makes a Server.
@@ -78,15 +76,14 @@ func New(c Config) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	s := &Server{c: c, mux: http.NewServeMux(), metrics: prometheus.NewRegistry()}
-	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), podGauge{c.Pods})
-	resources := prometheus.NewRegistry()
-	resources.MustRegister(usage{c.Stats})
+	s := &Server{c: c, mux: http.NewServeMux()}
 	s.mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	s.mux.HandleFunc("GET /pods", s.pods)
 	s.mux.HandleFunc("GET /stats/summary", s.summary)
-	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
-	s.mux.Handle("GET /metrics/resource", promhttp.HandlerFor(resources, promhttp.HandlerOpts{}))
+	s.mux.Handle("GET /metrics", metricsOf(func() []prometheus.Collector {
+		return []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), podGauge{c.Pods}}
+	}))
+	s.mux.Handle("GET /metrics/resource", metricsOf(func() []prometheus.Collector { return []prometheus.Collector{usage{c.Stats}} }))
 	s.mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for path, h := range map[string]http.HandlerFunc{
 		"/exec/{namespace}/{pod}/{container}":         s.exec,

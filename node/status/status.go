@@ -392,7 +392,11 @@ func (r *Reporter) status(ctx context.Context, node *corev1.Node, now time.Time)
 	set(&s, corev1.NodeMemoryPressure, p.Memory, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "KubeletHasSufficientMemory", "kubelet has sufficient memory available", now)
 	set(&s, corev1.NodeDiskPressure, p.Disk, "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure", now)
 	set(&s, corev1.NodePIDPressure, p.PID, "KubeletHasInsufficientPID", "kubelet has insufficient PID available", "KubeletHasSufficientPID", "kubelet has sufficient PID available", now)
-	problem := r.problem(ctx)
+	st, err := r.c.Runtime.Status(ctx)
+	if err == nil {
+		features(&s, st)
+	}
+	problem := problemOf(st, err)
 	set(&s, corev1.NodeReady, problem == "", "KubeletReady", "kubelet is posting ready status", "KubeletNotReady", problem, now)
 	return s
 }
@@ -415,14 +419,33 @@ func set(s *corev1.NodeStatus, t corev1.NodeConditionType, is bool, reason, mess
 	s.Conditions = append(s.Conditions, c)
 }
 
-// problem is why the node is not ready; empty: it is.
-func (r *Reporter) problem(ctx context.Context) string {
-	st, err := r.c.Runtime.Status(ctx)
+// features are what the runtime can do.
+func features(s *corev1.NodeStatus, st *cri.StatusResponse) {
+	if f := st.Features; f != nil {
+		groups := f.SupplementalGroupsPolicy
+		s.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &groups}
+	}
+	s.RuntimeHandlers = nil
+	for _, h := range st.RuntimeHandlers {
+		out := corev1.NodeRuntimeHandler{Name: h.Name}
+		if f := h.Features; f != nil {
+			// Pods in user namespaces of their own are not run by this agent,
+			// whatever the runtime could do.
+			mounts, users := f.RecursiveReadOnlyMounts, false
+			out.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &mounts, UserNamespaces: &users}
+		}
+		s.RuntimeHandlers = append(s.RuntimeHandlers, out)
+	}
+	slices.SortFunc(s.RuntimeHandlers, func(a, b corev1.NodeRuntimeHandler) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// problemOf is why the node is not ready; empty: it is.
+func problemOf(st *cri.StatusResponse, err error) string {
 	if err != nil {
 		return fmt.Sprintf("container runtime is down: %s", runtime.Message(err))
 	}
 	var out []string
-	for _, c := range st.Conditions {
+	for _, c := range st.GetStatus().GetConditions() {
 		if c.Status {
 			continue
 		}

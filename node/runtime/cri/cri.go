@@ -82,7 +82,7 @@ func (r *Runtime) Version(ctx context.Context) (*cri.VersionResponse, error) {
 	return r.rpc.Version(ctx, &cri.VersionRequest{Version: "v1"})
 }
 
-func (r *Runtime) Status(ctx context.Context) (*cri.RuntimeStatus, error) {
+func (r *Runtime) Status(ctx context.Context) (*cri.StatusResponse, error) {
 	ctx, cancel := r.quick(ctx)
 	defer cancel()
 	a, err := r.rpc.Status(ctx, &cri.StatusRequest{})
@@ -92,7 +92,7 @@ func (r *Runtime) Status(ctx context.Context) (*cri.RuntimeStatus, error) {
 	if a.Status == nil {
 		return nil, status.Error(codes.Internal, "the runtime's status is empty")
 	}
-	return a.Status, nil
+	return a, nil
 }
 
 func (r *Runtime) CgroupDriver(ctx context.Context) (string, error) {

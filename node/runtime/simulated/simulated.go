@@ -139,13 +139,14 @@ func (r *Runtime) Version(context.Context) (*cri.VersionResponse, error) {
 	return &cri.VersionResponse{Version: "0.1.0", RuntimeName: "simulated", RuntimeVersion: "1", RuntimeApiVersion: "v1"}, nil
 }
 
-func (r *Runtime) Status(context.Context) (*cri.RuntimeStatus, error) {
+func (r *Runtime) Status(context.Context) (*cri.StatusResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.upLocked(); err != nil {
 		return nil, err
 	}
-	return &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true}}}, nil
+	conditions := []*cri.RuntimeCondition{{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true}}
+	return &cri.StatusResponse{Status: &cri.RuntimeStatus{Conditions: conditions}, Features: &cri.RuntimeFeatures{SupplementalGroupsPolicy: true}}, nil
 }
 
 func (r *Runtime) CgroupDriver(context.Context) (string, error) { return "cgroupfs", nil }
