@@ -16,6 +16,8 @@ import (
 	"skiff/controllers/deployment"
 	"skiff/controllers/loop"
 	"skiff/controllers/replicaset"
+	"skiff/controllers/rootca"
+	"skiff/controllers/serviceaccount"
 )
 
 // Config is what the controllers stand on.
@@ -45,6 +47,8 @@ type Signing struct {
 // table lists the controllers whose form is a pure decision.
 func table(c Config) []loop.Controller {
 	return []loop.Controller{
+		serviceaccount.Controller(),
+		rootca.Controller(c.RootCA),
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),

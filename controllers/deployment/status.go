@@ -33,8 +33,7 @@ func (r *rollout) writeStatus() {
 	if r.sameStatus() {
 		return
 	}
-	status := r.d.DeepCopy()
-	status.Status = r.next.Status
+	status := r.next.DeepCopy() // its annotations too: a write of the status carries them
 	if !maps.Equal(r.d.Annotations, r.next.Annotations) {
 		status.ResourceVersion = "" // the write before this one raises it; only we write this status
 	}
