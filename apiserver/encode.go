@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -215,9 +216,7 @@ func appendJSONEntry(buf []byte, e *cache.Entry) ([]byte, error) {
 	if err != nil || e.Custom() {
 		return append(buf, body...), err
 	}
-	if cap(buf)-len(buf) < len(body)+96 {
-		buf = append(make([]byte, 0, len(buf)+len(body)+128), buf...)
-	}
+	buf = slices.Grow(buf, len(body)+96)
 	buf = appendKind(buf, e.Resource().KindName, e.Resource())
 	return append(buf, body[1:]...), nil
 }

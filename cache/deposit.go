@@ -115,11 +115,10 @@ func (d *Deposit) at(revision, created int64) (*Entry, error) {
 // written since: only the store knows.
 func (t *Table) Newest(namespace, name string) (*Entry, bool) {
 	written := t.cache.pending.written(t.codec.row.Key(namespace, name))
-	entry, ok := t.Get(namespace, name)
-	if written != nil && (!ok || written.revision > entry.revision) {
+	if written != nil && written.revision > t.cache.Revision() { // else the cache has seen that write, and maybe more
 		return written, true
 	}
-	return entry, ok
+	return t.Get(namespace, name)
 }
 
 // written returns the newest entry of the deposits of a key that are known to
