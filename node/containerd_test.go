@@ -32,6 +32,7 @@ import (
 	"skiff/api"
 	"skiff/node/runtime/containerd"
 	"skiff/node/runtime/cri"
+	"skiff/node/runtime/runtimetest"
 )
 
 const busyboxImage = "skiff.test/busybox:1"
@@ -325,6 +326,12 @@ func ready(p *corev1.Pod) bool {
 // The stories share one containerd: starting it takes longer than they do.
 func TestContainerd(t *testing.T) {
 	c := startContainerd(t)
+	t.Run("the runtimes' suite", func(t *testing.T) {
+		runtimetest.Run(t, runtimetest.Subject{
+			Runtime: c.rt, Image: busyboxImage, Missing: "127.0.0.1:1/none:1", LogDirectory: filepath.Join(c.dir, "suite"), CgroupParent: c.parent + "/suite",
+			Runs: []string{"/bin/sleep", "1000"}, Ends: sh("echo said; exit 3"), StopGrace: time.Second, ShowsOwnLogLines: true,
+		})
+	})
 	f := newFakeAPI()
 	n := c.agent(t, f)
 	stories := []struct {

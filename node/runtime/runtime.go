@@ -75,7 +75,7 @@ type Runtime interface {
 
 	// Events calls connected once the stream stands, then on for each event in
 	// order, until ctx ends or the stream breaks. What happened before connected
-	// is not told: list after it.
+	// may be told or not: list after it.
 	Events(ctx context.Context, connected func(), on func(*cri.ContainerEventResponse)) error
 
 	// ImageStatus returns nil when the image is not there.
