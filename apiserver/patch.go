@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,8 +25,16 @@ import (
 	"skiff/cache"
 )
 
-// maxPatchOperations is how many operations one JSON patch may have.
-const maxPatchOperations = 10000
+const (
+	// maxPatchOperations is how many operations one JSON patch may have, and
+	// maxPatchCopies by how many bytes those that copy may make an object larger.
+	maxPatchOperations = 10000
+	maxPatchCopies     = 3 << 20
+)
+
+// limitCopies sets the library's limit, which is one for the whole process and
+// which it does not set itself: a few copies of copies would fill the memory.
+var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxPatchCopies })
 
 // patch answers PATCH, to an object or to one of its parts.
 func (s *Server) patch(ctx context.Context, r *Request) (*Result, error) {

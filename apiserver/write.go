@@ -21,6 +21,7 @@ type write struct {
 }
 
 func newWrite(s *Server) (write, error) {
+	limitCopies()
 	return write{
 		admission: admission.New(admission.Config{Reader: reader{s}, Authorizer: s.authz}),
 		owners:    newOwners(s.log),

@@ -233,6 +233,8 @@ func TestRefused(t *testing.T) {
 			`strict decoding error: unknown field "spec"`},
 		"patch test failed": {"patch:json", "v1/configmaps", "default", "there", `[{"op":"test","path":"/data/a","value":"2"}]`, 422, "Invalid",
 			`the server rejected our request due to an error in our request`},
+		"patch that copies copies": {"patch:json", "v1/configmaps", "default", "there", `[{"op":"add","path":"/data","value":{"0":"` + strings.Repeat("x", 1000) + `"}}` +
+			doublings(40) + `]`, 422, "Invalid", `the server rejected our request due to an error in our request`},
 		"patch of the uid": {"patch:merge", "v1/configmaps", "default", "there", `{"metadata":{"uid":"u"}}`, 422, metav1.StatusReasonInvalid,
 			`metadata.uid: Invalid value: "u": field is immutable`},
 		"patch of the name": {"patch:merge", "v1/configmaps", "default", "there", `{"metadata":{"name":"other"}}`, 400, metav1.StatusReasonBadRequest,
@@ -261,6 +263,14 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// doublings are JSON patch operations each of which makes /data twice as large.
+func doublings(n int) (operations string) {
+	for i := range n {
+		operations += fmt.Sprintf(`,{"op":"copy","from":"/data","path":"/data/c%d"}`, i)
+	}
+	return operations
 }
 
 func TestCreate(t *testing.T) {
@@ -898,6 +908,30 @@ func cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Whatever is sent, it is decoded or refused with a Status that says so.
+func FuzzDecode(f *testing.F) {
+	for _, body := range []string{podBody, `{}`, `[]`, `null`, `{"kind":"Pod","apiVersion":"v1"}`, `{"apiVersion":"a/b/c"}`, "k8s\x00", "k8s\x00\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00", "a: &a [*a]", "a: 1\na: 2"} {
+		for kind := range 3 {
+			f.Add([]byte(body), kind)
+		}
+	}
+	types := []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+	f.Fuzz(func(t *testing.T, body []byte, kind int) {
+		r := &Request{Verb: "create", Resource: podRow, Body: Body{ContentType: types[uint(kind)%3], Bytes: body}}
+		r.Write.FieldValidation = metav1.FieldValidationStrict
+		obj, err := r.decodeObject()
+		if err != nil {
+			if !apierrors.IsBadRequest(err) {
+				t.Errorf("%q: %v", body, err)
+			}
+			return
+		}
+		if !obj.GetObjectKind().GroupVersionKind().Empty() {
+			t.Errorf("%q: its kind was left in it", body)
+		}
+	})
 }
 
 func BenchmarkCreatePod(b *testing.B) {
