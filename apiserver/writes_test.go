@@ -328,7 +328,7 @@ func TestCreatePod(t *testing.T) {
 		t.Errorf("priority: %v", pod.Spec.Priority)
 	}
 	if !c.Resources.Requests.Cpu().Equal(resource.MustParse("100m")) || !c.Resources.Limits.Memory().Equal(resource.MustParse("1Gi")) ||
-		pod.Annotations["kubernetes.io/limit-ranger"] != "LimitRanger plugin set: cpu request for container c; memory limit for container c" {
+		pod.Annotations["kubernetes.io/limit-ranger"] != "LimitRanger plugin set: cpu, memory request for container c; memory limit for container c" {
 		t.Errorf("limits: %+v %q", c.Resources, pod.Annotations)
 	}
 	status := w.refused("create", "v1/pods", "default", "", `{"metadata":{"name":"big"},"spec":{"containers":[{"name":"c","image":"i","resources":{"limits":{"memory":"3Gi"}}}]}}`)
