@@ -121,6 +121,11 @@ type Config struct {
 	Version string
 	// ParallelPulls bounds image pulls. 0 means 4.
 	ParallelPulls int
+	// Eviction says when pods are evicted for want of memory or disk. Zero: never.
+	Eviction Eviction
+	// ImageGCPercent is how full the disk of images may be before unused images
+	// are removed. 0 means 85; 100 never removes any.
+	ImageGCPercent int
 	// Resync is the time between full lists of the runtime's containers. 0 means 5 minutes.
 	Resync time.Duration
 	// Recorder records events. Nil: the agent has its own. Many simulated nodes
@@ -152,6 +157,7 @@ type Agent struct {
 	allocatable corev1.ResourceList
 
 	reporter *status.Reporter
+	warden   *warden // nil: nothing is ever evicted
 	handler  *lazyHandler
 }
 
@@ -233,6 +239,11 @@ func (a *Agent) measure() error {
 }
 
 func (a *Agent) newReporter() error {
+	var pressure func() status.Pressure
+	if a.c.Eviction != (Eviction{}) && !a.c.Simulated {
+		a.warden = &warden{eviction: a.c.Eviction, root: a.c.RootDir, log: a.log, free: machineFree}
+		pressure = a.warden.pressure
+	}
 	info := status.Info(a.c.Version)
 	port := int32(0)
 	if l := a.c.Serving.Listener; l != nil {
@@ -244,7 +255,7 @@ func (a *Agent) newReporter() error {
 		NodeName: a.c.NodeName, Client: a.c.Client, Runtime: a.c.Runtime, Recorder: a.c.Recorder,
 		Labels: a.c.Labels, Annotations: a.c.Annotations, Taints: a.c.Taints, PodCIDRs: a.c.PodCIDRs, ProviderID: a.c.ProviderID,
 		Addresses: a.c.Addresses, Port: port, Capacity: a.capacity, Allocatable: a.allocatable, Info: info,
-		Logger: a.log,
+		Pressure: pressure, Logger: a.log,
 	})
 	a.reporter = r
 	return err
@@ -371,7 +382,10 @@ func (a *Agent) build(ctx context.Context) (*parts, error) {
 	if !a.c.Simulated {
 		logs := &rotator{runtime: a.c.Runtime, layout: layout, views: out.pods.Views, size: 10 << 20, files: 5, every: 10 * time.Second, log: a.log}
 		out.others = append(out.others, logs.run)
-		collector := &image.Collector{Store: images, Logger: a.log}
+		if a.c.ImageGCPercent == 100 {
+			return out, nil
+		}
+		collector := &image.Collector{Store: images, High: a.c.ImageGCPercent, Logger: a.log}
 		out.others = append(out.others, func(ctx context.Context) error {
 			collector.Run(ctx, func(reason, message string) {
 				a.c.Recorder.Event(a.nodeRef(), corev1.EventTypeWarning, reason, message)
@@ -389,6 +403,13 @@ func (a *Agent) buildServer(out *parts, layout pod.Layout) {
 		Certificate: a.c.Serving.Certificate, ClientCAs: a.c.Serving.ClientCAs, Authorize: a.c.Serving.Authorize, Logger: a.log,
 	})
 	a.handler.set(out.server.Handler())
+	if w := a.warden; w != nil {
+		w.views, w.stats, w.evict, w.changed = out.pods.Views, source, out.pods.Evict, a.reporter.Poke
+		w.warn = func(message string) {
+			a.c.Recorder.Event(a.nodeRef(), corev1.EventTypeWarning, "EvictionThresholdMet", message)
+		}
+		out.others = append(out.others, w.run)
+	}
 }
 
 func (a *Agent) nodeRef() *corev1.ObjectReference {

@@ -14,9 +14,9 @@ import (
 // Collector removes unused images when the disk that holds them is filling up.
 type Collector struct {
 	Store *Store
-	// High and Low are percent of the disk: above High, images go until Low is
-	// reached. 0 means 85 and 80.
-	High, Low int
+	// High is percent of the disk: above it, images go until 5 percent less is
+	// reached. 0 means 85.
+	High int
 	// MinAge is how long an image stays at least. 0 means 2 minutes.
 	MinAge time.Duration
 	// Every is the time between looks. 0 means 5 minutes.
@@ -30,7 +30,7 @@ type Collector struct {
 // Run looks at the disk until ctx ends. warn records what could not be freed.
 func (g *Collector) Run(ctx context.Context, warn func(reason, message string)) {
 	if g.High == 0 {
-		g.High, g.Low = 85, 80
+		g.High = 85
 	}
 	if g.MinAge == 0 {
 		g.MinAge = 2 * time.Minute
@@ -72,7 +72,7 @@ func (g *Collector) Collect(ctx context.Context, now time.Time, warn func(reason
 		if percent < g.High {
 			continue
 		}
-		want := size*uint64(100-g.Low)/100 - free
+		want := size*uint64(105-g.High)/100 - free
 		if freed := g.free(ctx, images, busy, want, now); freed < want {
 			warn("FreeDiskSpaceFailed", fmt.Sprintf("Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", want, freed))
 		}

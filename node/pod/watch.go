@@ -165,11 +165,13 @@ func (m *Manager) orphan(uid types.UID, l *leftover) {
 	m.c.Logger.Info("pod was deleted while the agent was away", "pod", l.namespace+"/"+l.name, "uid", uid)
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: l.namespace, Name: l.name, UID: uid}}
 	p.Spec.TerminationGracePeriodSeconds = &l.grace
+	p.DeletionTimestamp = &removedMark
 	for name := range l.Runs {
 		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: name})
 	}
-	m.begin(p, NewMachine(p, l.Found, nil, time.Now()))
-	m.step(uid, Removed{})
+	machine := NewMachine(p, l.Found, nil, time.Now())
+	machine.Removal = Done // there is no object to report to, nor to delete
+	m.begin(p, machine)
 }
 
 func (m *Manager) orphanDirectories(known map[types.UID]bool) {
