@@ -2,6 +2,7 @@ package core
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -192,7 +193,10 @@ func checkNode(root place, n *corev1.Node) {
 	}
 	if len(n.Spec.PodCIDRs) > 1 {
 		both, err := netutils.IsDualStackCIDRStrings(n.Spec.PodCIDRs)
-		if err != nil || !both || len(n.Spec.PodCIDRs) > 2 {
+		if err != nil {
+			p.add(field.InternalError(p.at("podCIDRs"), fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", err)))
+		}
+		if !both || len(n.Spec.PodCIDRs) > 2 {
 			p.invalid("podCIDRs", n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family")
 		}
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -75,7 +76,10 @@ func checkFamilies(p place, name string, value any, addresses []string) {
 		return
 	}
 	both, err := netutils.IsDualStackIPStrings(addresses)
-	if err != nil || !both || len(addresses) > 2 {
+	if err != nil {
+		p.add(field.InternalError(p.at(name), fmt.Errorf("failed to check for dual stack with error:%w", err)))
+	}
+	if !both || len(addresses) > 2 {
 		p.invalid(name, value, "may specify no more than one IP for each IP family")
 	}
 }

@@ -34,7 +34,7 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 		}
 		checkTolerationChange(p.child("tolerations"), pod.Spec.Tolerations, old.Spec.Tolerations, lenient)
 		for i, g := range pod.Spec.SchedulingGates {
-			if !slices.Contains(old.Spec.SchedulingGates, g) {
+			if !slices.Contains(old.Spec.SchedulingGates, g) && !slices.Contains(pod.Spec.SchedulingGates[i+1:], g) {
 				p.child("schedulingGates").index(i).forbidden("name", "only deletion is allowed, but found new scheduling gate '"+g.Name+"'")
 			}
 		}

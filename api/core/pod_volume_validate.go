@@ -159,7 +159,7 @@ func (c *podCheck) checkVolumeSource(p place, v *corev1.Volume) {
 		}
 	}
 	if at, ok := one.take(v.Ephemeral != nil, "ephemeral"); ok {
-		c.checkEphemeralVolume(at, v)
+		c.checkEphemeralVolume(p, at, v)
 	}
 	if at, ok := one.take(v.Image != nil, "image"); ok {
 		if !c.lenient.emptyImageVolume {
@@ -176,7 +176,7 @@ func checkPullPolicy(p place, name string, policy corev1.PullPolicy) {
 	setOneOf(p, name, policy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 }
 
-func (c *podCheck) checkEphemeralVolume(p place, v *corev1.Volume) {
+func (c *podCheck) checkEphemeralVolume(volume, p place, v *corev1.Volume) {
 	t := v.Ephemeral.VolumeClaimTemplate
 	if t == nil {
 		p.required("volumeClaimTemplate", "")
@@ -190,7 +190,7 @@ func (c *podCheck) checkEphemeralVolume(p place, v *corev1.Volume) {
 	}
 	claim := c.podName + "-" + v.Name
 	for _, msg := range validation.NameIsDNSSubdomain(claim, false) {
-		p.invalid("name", v.Name, "PVC name \""+claim+"\": "+msg)
+		volume.invalid("name", v.Name, "PVC name \""+claim+"\": "+msg)
 	}
 }
 
