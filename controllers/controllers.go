@@ -15,6 +15,7 @@ import (
 	"skiff/client"
 	"skiff/controllers/deployment"
 	"skiff/controllers/loop"
+	"skiff/controllers/nodelifecycle"
 	"skiff/controllers/replicaset"
 	"skiff/controllers/rootca"
 	"skiff/controllers/serviceaccount"
@@ -49,6 +50,7 @@ func table(c Config) []loop.Controller {
 	return []loop.Controller{
 		serviceaccount.Controller(),
 		rootca.Controller(c.RootCA),
+		nodelifecycle.Controller(),
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),

@@ -15,6 +15,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"skiff/api"
 	"skiff/client"
@@ -249,13 +250,18 @@ func (w *World) delete(r *api.Resource, old api.Object) {
 	w.Put(next)
 }
 
-// patched applies a merge patch.
+// patched applies a merge patch, or a strategic one.
 func patched(r *api.Resource, old api.Object, p client.Patch) (api.Object, error) {
 	before, err := json.Marshal(old)
 	if err != nil {
 		return nil, err
 	}
-	after, err := jsonpatch.MergePatch(before, p.Data)
+	var after []byte
+	if p.Type == types.StrategicMergePatchType {
+		after, err = strategicpatch.StrategicMergePatch(before, p.Data, r.Kind.New())
+	} else {
+		after, err = jsonpatch.MergePatch(before, p.Data)
+	}
 	if err != nil {
 		return nil, err
 	}
