@@ -56,6 +56,8 @@ type Cache struct {
 	pending pending
 	waiters waiters
 
+	swept []int64 // revisions of the last sweeps; only Run's goroutine touches it
+
 	// told is the state that all watchers have been told of; it follows state at
 	// once. Written with mu held.
 	told atomic.Pointer[state]

@@ -36,7 +36,10 @@ type pending struct {
 // afterwards. The caller gives d.Value to the store and then calls Commit or
 // Abort.
 func (t *Table) Deposit(obj api.Object) (*Deposit, error) {
-	d := &Deposit{table: t, namespace: obj.GetNamespace(), name: obj.GetName(), obj: obj}
+	d := &Deposit{table: t, name: obj.GetName(), obj: obj}
+	if t.codec.row.Namespaced {
+		d.namespace = obj.GetNamespace()
+	}
 	var err error
 	if d.raw, err = t.codec.marshal(obj); err != nil {
 		return nil, fmt.Errorf("encode %s %q: %w", t.codec.row, d.name, err)

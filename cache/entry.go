@@ -186,6 +186,7 @@ func (e *Entry) touch() {
 
 // drop lets go of the forms that can be made again.
 func (e *Entry) drop() {
+	e.mustBeUnchanged()
 	e.object.Store(nil)
 	e.json.Store(nil)
 	e.shown.Store(nil)

@@ -3,8 +3,6 @@ package cache
 import (
 	"sort"
 	"sync/atomic"
-
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Event is one change of one object.
@@ -27,12 +25,6 @@ func (e *Event) Gone() *Entry {
 	}
 	e.gone.CompareAndSwap(nil, e.Old.At(e.Revision))
 	return e.gone.Load()
-}
-
-// Recreated tells that the event replaced an object by another one of the same
-// name. The store never does that in one write of ours.
-func (e *Event) Recreated() bool {
-	return e.Old != nil && e.New != nil && e.Old.uid != e.New.uid && e.Old.uid != types.UID("") && e.New.uid != types.UID("")
 }
 
 // history is the recent events of a table, in order.
@@ -89,15 +81,35 @@ func (h *history) after(revision int64) []*Event {
 // forget drops the oldest events until at most keep bytes are left, and returns
 // how many bytes that gave back.
 func (h *history) forget(keep int64) int64 {
-	before := h.bytes
-	n := 0
-	for n < len(h.events) && h.bytes > keep {
-		h.start = h.events[n].Revision
-		h.bytes -= h.events[n].cost()
+	n, bytes := 0, h.bytes
+	for n < len(h.events) && bytes > keep {
+		bytes -= h.events[n].cost()
 		n++
 	}
-	if n > 0 {
-		h.events = append(make([]*Event, 0, len(h.events)-n+warm), h.events[n:]...)
+	return h.drop(n)
+}
+
+// few events are kept whatever their age: clients of quiet resources come back
+// late, and their history costs next to nothing.
+const few = 100
+
+// expire drops what happened up to a revision, but for the newest few events,
+// and returns how many bytes that gave back.
+func (h *history) expire(revision int64) int64 {
+	n := sort.Search(len(h.events), func(i int) bool { return h.events[i].Revision > revision })
+	return h.drop(min(n, max(0, len(h.events)-few)))
+}
+
+// drop drops the oldest n events.
+func (h *history) drop(n int) (bytes int64) {
+	if n == 0 {
+		return 0
 	}
-	return before - h.bytes
+	h.start = h.events[n-1].Revision
+	for _, e := range h.events[:n] {
+		bytes += e.cost()
+	}
+	h.bytes -= bytes
+	h.events = append(make([]*Event, 0, len(h.events)-n+warm), h.events[n:]...)
+	return bytes
 }

@@ -189,10 +189,15 @@ func (c *Cache) change(e *store.Event) *Event {
 		if old == nil {
 			return nil
 		}
+		old.mustBeUnchanged()
 		return &Event{table: t, Revision: e.Revision, Old: old}
 	}
 	entry := c.entryOf(t, namespace, name, e.Value, e.Revision, e.Created)
-	return &Event{table: t, Revision: e.Revision, Old: t.work.put(entry), New: entry}
+	old := t.work.put(entry)
+	if old != nil {
+		old.mustBeUnchanged()
+	}
+	return &Event{table: t, Revision: e.Revision, Old: old, New: entry}
 }
 
 // entryOf makes an entry, from a deposit if there is one.
@@ -244,7 +249,8 @@ func (c *Cache) trimLocked() {
 	}
 }
 
-// sweep lets go of the forms that nobody used since the last sweep.
+// sweep lets go of the forms that nobody used since the last sweep, and of
+// events that are many sweeps old.
 func (c *Cache) sweep() {
 	now := c.state.Load()
 	c.pending.forget(now.revision)
@@ -252,4 +258,18 @@ func (c *Cache) sweep() {
 		now.versions[i].byName.Ascend(func(e *Entry) bool { e.age(); return true })
 		t.forgetPast()
 	}
+	c.swept = append(c.swept, now.revision)
+	if len(c.swept) <= remembered {
+		return
+	}
+	old := c.swept[0]
+	c.swept = append(c.swept[:0], c.swept[1:]...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.tables {
+		c.history -= t.history.expire(old)
+	}
 }
+
+// remembered is for how many sweeps events are kept, if there are more than a few.
+const remembered = 10

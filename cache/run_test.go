@@ -240,3 +240,37 @@ func TestSweepDropsUnusedForms(t *testing.T) {
 		}
 	})
 }
+
+// A burst's events are forgotten after a while, so that it does not cost memory
+// for ever; but a client of a quiet resource may come back late.
+func TestHistoryExpires(t *testing.T) {
+	running(t, func(ctx context.Context, s store.Store, c *Cache) {
+		secrets := api.For[*corev1.Secret]()
+		quiet := write(t, ctx, s, c, secrets, &corev1.Secret{ObjectMeta: configMap("n", "a").ObjectMeta}, 0)
+		var last *Entry
+		for i := range 1000 {
+			last = write(t, ctx, s, c, configMaps, configMap("n", "a", fmt.Sprint(i)), store.Any)
+		}
+		time.Sleep((remembered + 2) * c.config.Sweep)
+		synctest.Wait()
+		if n := len(c.Table(configMaps).history.events); n != few {
+			t.Errorf("%d events are kept", n)
+		}
+		if _, err := c.Watch(last.Revision()-few, Interest{Table: c.Table(configMaps)}); err != nil {
+			t.Errorf("watching from the oldest that is kept: %v", err)
+		}
+		if _, err := c.Watch(last.Revision()-few-1, Interest{Table: c.Table(configMaps)}); !errors.Is(err, ErrTooOld) {
+			t.Errorf("watching from before: %v", err)
+		}
+		if _, err := c.Watch(quiet.Revision()-1, Interest{Table: c.Table(secrets)}); err != nil {
+			t.Errorf("watching a quiet resource: %v", err)
+		}
+		var bytes int64
+		for _, table := range c.tables {
+			bytes += table.history.bytes
+		}
+		if bytes != c.history {
+			t.Errorf("the histories hold %d bytes, counted are %d", bytes, c.history)
+		}
+	})
+}
