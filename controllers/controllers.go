@@ -15,10 +15,12 @@ import (
 	"skiff/client"
 	"skiff/controllers/deployment"
 	"skiff/controllers/loop"
+	"skiff/controllers/nodeipam"
 	"skiff/controllers/nodelifecycle"
 	"skiff/controllers/replicaset"
 	"skiff/controllers/rootca"
 	"skiff/controllers/serviceaccount"
+	"skiff/controllers/tainteviction"
 )
 
 // Config is what the controllers stand on.
@@ -33,6 +35,8 @@ type Config struct {
 	// RootCA is the PEM of the authority behind the API server's certificate,
 	// published to every namespace.
 	RootCA []byte
+	// NodeRanges are what nodes without spec.podCIDRs get theirs from. Empty: they get none.
+	NodeRanges []nodeipam.Range
 	// Signing is the authority that signs approved certificate requests. Nil: none are signed.
 	Signing *Signing
 
@@ -51,6 +55,8 @@ func table(c Config) []loop.Controller {
 		serviceaccount.Controller(),
 		rootca.Controller(c.RootCA),
 		nodelifecycle.Controller(),
+		tainteviction.Controller(),
+		nodeipam.Controller(c.NodeRanges),
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),

@@ -30,19 +30,7 @@ const (
 	// never reported may be.
 	grace   = 50 * time.Second
 	startup = 60 * time.Second
-
-	podsByNode = "pods by node"
 )
-
-// PodsByNode is the index of pods by the node that they are assigned to.
-func PodsByNode() client.Index {
-	return client.Index{Name: podsByNode, Resource: api.For[*corev1.Pod](), Keys: func(obj api.Object) []string {
-		if name := obj.(*corev1.Pod).Spec.NodeName; name != "" {
-			return []string{name}
-		}
-		return nil
-	}}
-}
 
 // Controller is the row of the table. Its keys are nodes, and one for the pace of
 // evictions (zone.go).
@@ -51,7 +39,7 @@ func Controller() loop.Controller {
 		Name:    "node-controller",
 		Reads:   []*api.Resource{api.For[*corev1.Node](), api.For[*coordinationv1.Lease](), api.For[*corev1.Pod]()},
 		Writes:  []string{"nodes", "nodes/status", "pods/status"},
-		Indexes: []client.Index{PodsByNode()},
+		Indexes: []client.Index{workload.PodsByNode()},
 		Keys:    keys,
 		Decide:  Decide,
 		Refused: refused,
@@ -280,7 +268,7 @@ func markPods(v *client.View, node *corev1.Node, ready *corev1.NodeCondition, ma
 	if ready.Status == corev1.ConditionFalse && marked.Equal(ready.LastTransitionTime.Time) {
 		return nil, marked
 	}
-	for pod := range client.By[*corev1.Pod](v, podsByNode, node.Name) {
+	for pod := range workload.PodsOn(v, node.Name) {
 		c := workload.Condition(pod, corev1.PodReady)
 		if c == nil || c.Status != corev1.ConditionTrue {
 			continue
@@ -288,24 +276,12 @@ func markPods(v *client.View, node *corev1.Node, ready *corev1.NodeCondition, ma
 		next := pod.DeepCopy()
 		c = workload.Condition(next, corev1.PodReady)
 		c.Status, c.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(now)
-		writes = append(writes, patchReady(pod, *c))
+		w := workload.PatchCondition(pod, *c)
+		w.Stage = 1
+		w.Done = func(api.Object) loop.Event { return loop.Warning(pod, "NodeNotReady", "Node is not ready") }
+		writes = append(writes, w)
 	}
 	return writes, ready.LastTransitionTime.Time
-}
-
-// patchReady changes one condition of exactly this pod, and leaves the others.
-func patchReady(pod *corev1.Pod, c corev1.PodCondition) loop.Write {
-	data, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID},
-		"status":   map[string]any{"conditions": []corev1.PodCondition{c}},
-	})
-	if err != nil {
-		panic(fmt.Sprintf("conditions always have a JSON form: %v", err))
-	}
-	w := loop.Patch(pod, client.Patch{Type: types.StrategicMergePatchType, Data: data, Sub: "status"})
-	w.Optional, w.Stage = true, 1
-	w.Done = func(api.Object) loop.Event { return loop.Warning(pod, "NodeNotReady", "Node is not ready") }
-	return w
 }
 
 func condition(node *corev1.Node, kind corev1.NodeConditionType) *corev1.NodeCondition {
