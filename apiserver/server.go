@@ -37,10 +37,8 @@ func (s *Server) serve(ctx context.Context, r *Request) (result *Result, err err
 			return nil, err
 		}
 	}
-	if r.Subresource != "" {
-		if act := s.action(r); act != nil {
-			return act(ctx, r)
-		}
+	if act := s.action(r); act != nil {
+		return act(ctx, r)
 	}
 	switch r.Verb {
 	case "get":
