@@ -96,7 +96,7 @@ func TestSigningRequest(t *testing.T) {
 		}),
 		kindtest.When("both", func(r R) {
 			r.Status.Conditions = append(r.Status.Conditions, approved, certificatesv1.CertificateSigningRequestCondition{Type: "Denied", Status: "True"})
-		}, `Invalid status.conditions: must specify at most one of: conditions[{"type": "Approved"}], conditions[{"type": "Denied"}]`),
+		}, "Invalid status.conditions: must specify at most one of: `conditions[{\"type\": \"Approved\"}]`, `conditions[{\"type\": \"Denied\"}]`"),
 		kindtest.When("perhaps", func(r R) {
 			r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: "Approved", Status: "False"})
 		}, `NotSupported status.conditions[0].status: supported values: "True"`),

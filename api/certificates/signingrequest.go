@@ -10,6 +10,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,10 +77,10 @@ var CertificateSigningRequest = kind.Of(kind.Spec[*certificatesv1.CertificateSig
 	},
 	Columns: []metav1.TableColumnDefinition{
 		column.Name, column.Age,
-		column.String("SignerName", certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()["signerName"]),
-		column.String("Requestor", certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()["request"]),
-		column.String("RequestedDuration", certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()["expirationSeconds"]),
-		column.String("Condition", certificatesv1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"]),
+		column.String("SignerName", certificatesv1beta1.CertificateSigningRequestSpec{}.SwaggerDoc()["signerName"]),
+		column.String("Requestor", certificatesv1beta1.CertificateSigningRequestSpec{}.SwaggerDoc()["request"]),
+		column.String("RequestedDuration", certificatesv1beta1.CertificateSigningRequestSpec{}.SwaggerDoc()["expirationSeconds"]),
+		column.String("Condition", certificatesv1beta1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"]),
 	},
 	Row: func(r *certificatesv1.CertificateSigningRequest) []any {
 		signer, lasts := "<none>", "<none>"
@@ -246,7 +247,7 @@ func validateRequestConditions(r *certificatesv1.CertificateSigningRequest, t to
 		seen[c.Type] = true
 	}
 	if seen[certificatesv1.CertificateApproved] && seen[certificatesv1.CertificateDenied] && !t.bothDecisions {
-		const members = `conditions[{"type": "Approved"}], conditions[{"type": "Denied"}]`
+		const members = "`conditions[{\"type\": \"Approved\"}]`, `conditions[{\"type\": \"Denied\"}]`"
 		errs = append(errs, field.Invalid(path, "{"+members+"}", "must specify at most one of: "+members))
 	}
 	return errs

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -78,6 +79,19 @@ func Each(path *field.Path, value any, messages []string) (errs field.ErrorList)
 // DNSLabel wants a label of RFC 1123.
 func DNSLabel(value string, path *field.Path) field.ErrorList {
 	return Each(path, value, utilvalidation.IsDNS1123Label(value))
+}
+
+// DriverName wants a DNS subdomain of at most 63 characters, in which capitals are
+// taken.
+func DriverName(name string, path *field.Path) (errs field.ErrorList) {
+	const limit = 63
+	if name == "" {
+		return append(errs, field.Required(path, ""))
+	}
+	if len(name) > limit {
+		errs = append(errs, field.TooLongCharacters(path, name, limit))
+	}
+	return append(errs, Each(path, name, content.IsDNS1123SubdomainCaseless(name))...)
 }
 
 // QualifiedName wants a name with an optional DNS prefix, as label keys are.

@@ -74,8 +74,8 @@ limitResponse: {type: Queue, queuing: {handSize: 8, queues: 64, queueLengthLimit
 	}
 	type P = *flowcontrolv1.PriorityLevelConfiguration
 	kindtest.Refuses(t, PriorityLevelConfiguration, valid, []kindtest.Case[P]{
-		kindtest.When("no type", func(p P) { p.Spec.Type = "" }, "Required spec.type"),
-		kindtest.When("type", func(p P) { p.Spec.Type = "x" }, "NotSupported spec.type"),
+		kindtest.When("no type", func(p P) { p.Spec.Type = "" }, "Required spec.type", "Forbidden spec.limited"),
+		kindtest.When("type", func(p P) { p.Spec.Type = "x" }, "NotSupported spec.type", "Forbidden spec.limited"),
 		kindtest.When("exempt", func(p P) { p.Spec.Type = "Exempt" }, "Invalid spec.type: must be 'Exempt' if and only if `name` is 'exempt'", "Forbidden spec.limited"),
 		kindtest.When("no limits", func(p P) { p.Spec.Limited, p.Spec.Exempt = nil, &flowcontrolv1.ExemptPriorityLevelConfiguration{} }, "Required spec.limited", "Forbidden spec.exempt"),
 		kindtest.When("shares", func(p P) {

@@ -16,7 +16,11 @@ import (
 	"skiff/api/kind"
 )
 
-const maxQueues = 10_000_000
+const (
+	maxQueues = 10_000_000
+
+	queue, reject = string(flowcontrolv1.LimitResponseTypeQueue), string(flowcontrolv1.LimitResponseTypeReject)
+)
 
 // PriorityLevelConfiguration is flowcontrol.apiserver.k8s.io/v1 PriorityLevelConfiguration.
 var PriorityLevelConfiguration = kind.Of(kind.Spec[*flowcontrolv1.PriorityLevelConfiguration]{
@@ -121,26 +125,28 @@ func validateLevelSpec(name string, s *flowcontrolv1.PriorityLevelConfigurationS
 	if (name == flowcontrolv1.PriorityLevelConfigurationNameExempt) != (s.Type == exempt) {
 		errs = append(errs, field.Invalid(path.Child("type"), s.Type, "must be 'Exempt' if and only if `name` is 'exempt'"))
 	}
-	switch s.Type {
-	case exempt:
-		if s.Limited != nil {
-			errs = append(errs, field.Forbidden(path.Child("limited"), ""))
-		}
-		if e := s.Exempt; e != nil {
-			errs = append(errs, validateShares(e.NominalConcurrencyShares, e.LendablePercent, path.Child("exempt"))...)
-		}
-	case limited:
-		if s.Exempt != nil {
-			errs = append(errs, field.Forbidden(path.Child("exempt"), ""))
-		}
-		if s.Limited == nil {
-			return append(errs, field.Required(path.Child("limited"), ""))
-		}
-		errs = append(errs, validateLimited(s.Limited, path.Child("limited"))...)
-	default:
+	if s.Type != exempt && s.Type != limited {
 		errs = append(errs, check.SetOneOf(s.Type, path.Child("type"), exempt, limited)...)
 	}
-	return errs
+	switch at := path.Child("exempt"); {
+	case s.Exempt == nil:
+	case s.Type == exempt:
+		errs = append(errs, validateShares(s.Exempt.NominalConcurrencyShares, s.Exempt.LendablePercent, at)...)
+	default:
+		errs = append(errs, field.Forbidden(at, ""))
+	}
+	at := path.Child("limited")
+	switch {
+	case s.Limited == nil && s.Type == limited:
+		return append(errs, field.Required(at, ""))
+	case s.Limited == nil:
+		return errs
+	case s.Type == limited:
+		errs = append(errs, validateLimited(s.Limited, at)...)
+	default:
+		errs = append(errs, field.Forbidden(at, ""))
+	}
+	return append(errs, validateResponse(&s.Limited.LimitResponse, at.Child("limitResponse"))...)
 }
 
 func validateShares(shares, lendable *int32, path *field.Path) (errs field.ErrorList) {
@@ -158,20 +164,30 @@ func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *f
 	if n := l.BorrowingLimitPercent; n != nil && *n < 0 {
 		errs = append(errs, field.Invalid(path.Child("borrowingLimitPercent"), *n, "if specified, must be a non-negative integer"))
 	}
-	const queue, reject = flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject
 	response, at := l.LimitResponse, path.Child("limitResponse")
-	switch queuing := at.Child("queuing"); response.Type {
-	case reject:
-		if response.Queuing != nil {
-			errs = append(errs, field.Forbidden(queuing, ""))
-		}
+	switch queuing := response.Queuing; string(response.Type) {
 	case queue:
-		if response.Queuing == nil {
-			return append(errs, field.Required(queuing, ""))
+		if queuing != nil {
+			errs = append(errs, validateQueuing(queuing, at.Child("queuing"))...)
 		}
-		errs = append(errs, validateQueuing(response.Queuing, queuing)...)
+	case reject, "":
 	default:
-		errs = append(errs, check.SetOneOf(response.Type, at.Child("type"), queue, reject)...)
+		errs = append(errs, field.NotSupported(at.Child("type"), response.Type, []string{queue, reject}))
+	}
+	return errs
+}
+
+// validateResponse checks that what happens at the limit is one thing. It holds for
+// levels that have no limit, too.
+func validateResponse(r *flowcontrolv1.LimitResponse, path *field.Path) (errs field.ErrorList) {
+	if r.Type == "" {
+		errs = append(errs, field.Required(path.Child("type"), ""))
+	}
+	switch at := path.Child("queuing"); {
+	case r.Queuing == nil && string(r.Type) == queue:
+		errs = append(errs, field.Required(at, ""))
+	case r.Queuing != nil && string(r.Type) != queue:
+		errs = append(errs, field.Forbidden(at, ""))
 	}
 	return errs
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	rbacv1beta1 "k8s.io/api/rbac/v1beta1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,7 +26,7 @@ var RoleBinding = kind.Of(kind.Spec[*rbacv1.RoleBinding]{
 		return append(validateBinding(&b.RoleRef, b.Subjects, true),
 			validation.ValidateImmutableField(b.RoleRef, old.RoleRef, field.NewPath("roleRef"))...)
 	},
-	Columns: bindingColumns("roleBinding", rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]),
+	Columns: bindingColumns("roleBinding", rbacv1beta1.RoleBinding{}.SwaggerDoc()["roleRef"]),
 	Row: func(b *rbacv1.RoleBinding) []any {
 		return bindingRow(b.Name, b.CreationTimestamp, &b.RoleRef, b.Subjects)
 	},
@@ -45,7 +46,7 @@ var ClusterRoleBinding = kind.Of(kind.Spec[*rbacv1.ClusterRoleBinding]{
 		return append(validateBinding(&b.RoleRef, b.Subjects, false),
 			validation.ValidateImmutableField(b.RoleRef, old.RoleRef, field.NewPath("roleRef"))...)
 	},
-	Columns: bindingColumns("clusterRoleBinding", rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"]),
+	Columns: bindingColumns("clusterRoleBinding", rbacv1beta1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"]),
 	Row: func(b *rbacv1.ClusterRoleBinding) []any {
 		return bindingRow(b.Name, b.CreationTimestamp, &b.RoleRef, b.Subjects)
 	},

@@ -32,8 +32,14 @@ var ResourceClaim = kind.Of(kind.Spec[*resourcev1.ResourceClaim]{
 	New:     func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
 	NewList: func() runtime.Object { return &resourcev1.ResourceClaimList{} },
 	Default: func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) },
-	Create:  func(c *resourcev1.ResourceClaim) { c.Status = resourcev1.ResourceClaimStatus{} },
-	Update:  func(c, old *resourcev1.ResourceClaim) { c.Status = old.Status },
+	Create: func(c *resourcev1.ResourceClaim) {
+		c.Status = resourcev1.ResourceClaimStatus{}
+		dropDerived(&c.Spec)
+	},
+	Update: func(c, old *resourcev1.ResourceClaim) {
+		c.Status = old.Status
+		dropDerived(&c.Spec)
+	},
 	Validate: func(c *resourcev1.ResourceClaim) field.ErrorList {
 		return validateClaim(&c.Spec.Devices, field.NewPath("spec", "devices"))
 	},
@@ -61,6 +67,8 @@ var ResourceClaimTemplate = kind.Of(kind.Spec[*resourcev1.ResourceClaimTemplate]
 	New:     func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
 	NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
 	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) },
+	Create:  func(t *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
+	Update:  func(t, _ *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
 	Validate: func(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 		meta, path := &t.Spec.ObjectMeta, field.NewPath("spec", "metadata")
 		errs := validation.ValidateAnnotations(meta.Annotations, path.Child("annotations"))
@@ -97,9 +105,11 @@ func defaultClaim(s *resourcev1.ResourceClaimSpec) {
 		r := &s.Devices.Requests[i]
 		if r.Exactly != nil {
 			defaultMode(&r.Exactly.AllocationMode, &r.Exactly.Count)
+			defaultTolerations(r.Exactly.Tolerations)
 		}
 		for j := range r.FirstAvailable {
 			defaultMode(&r.FirstAvailable[j].AllocationMode, &r.FirstAvailable[j].Count)
+			defaultTolerations(r.FirstAvailable[j].Tolerations)
 		}
 	}
 }
@@ -110,6 +120,27 @@ func defaultMode(mode *resourcev1.DeviceAllocationMode, count *int64) {
 	}
 	if *mode == resourcev1.DeviceAllocationModeExactCount && *count == 0 {
 		*count = 1
+	}
+}
+
+func defaultTolerations(list []resourcev1.DeviceToleration) {
+	for i := range list {
+		if list[i].Operator == "" {
+			list[i].Operator = resourcev1.DeviceTolerationOpEqual
+		}
+	}
+}
+
+// dropDerived clears derivedAttributes, which only an alpha feature reads.
+func dropDerived(s *resourcev1.ResourceClaimSpec) {
+	for i := range s.Devices.Requests {
+		r := &s.Devices.Requests[i]
+		if r.Exactly != nil {
+			r.Exactly.DerivedAttributes = nil
+		}
+		for j := range r.FirstAvailable {
+			r.FirstAvailable[j].DerivedAttributes = nil
+		}
 	}
 }
 
@@ -260,9 +291,10 @@ func validateConstraint(c *resourcev1.DeviceConstraint, names requests, path *fi
 	errs := validateReferences(c.Requests, names, path.Child("requests"))
 	switch {
 	case c.MatchAttribute != nil:
-		return append(errs, validateQualified(string(*c.MatchAttribute), path.Child("matchAttribute"))...)
+		errs = append(errs, validateQualified(c.MatchAttribute, path.Child("matchAttribute"))...)
+		return append(errs, validateQualified(c.DistinctAttribute, path.Child("distinctAttribute"))...)
 	case c.DistinctAttribute != nil:
-		return append(errs, validateQualified(string(*c.DistinctAttribute), path.Child("distinctAttribute"))...)
+		return append(errs, validateQualified(c.DistinctAttribute, path.Child("distinctAttribute"))...)
 	}
 	return append(errs, field.Required(path, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))
 }

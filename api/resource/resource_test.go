@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -127,7 +128,30 @@ spec:
 		kindtest.When("two places", func(s S) { s.Spec.AllNodes = new(true) }, "Invalid spec: exactly one of"),
 		kindtest.When("devices", func(s S) {
 			s.Spec.Devices = append(s.Spec.Devices, resourcev1.Device{Name: "gpu-0"}, resourcev1.Device{Name: "A", Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"a-b": {}}})
-		}, "Duplicate spec.devices[1]", "Invalid spec.devices[2].name", "Invalid spec.devices[2].attributes[a-b]", "Invalid spec.devices[2].attributes[a-b]: exactly one value must be specified"),
+		}, "Duplicate spec.devices[1]", "Invalid spec.devices[2].name", "Invalid spec.devices[2].attributes", "Invalid spec.devices[2].attributes[a-b]: must specify exactly one of"),
+		kindtest.When("attributes", func(s S) {
+			s.Spec.Devices[0].Attributes = map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{
+				"v": {VersionValue: new("1.x")}, "s": {StringValue: new(strings.Repeat("x", 65))}, "a/b/c": {IntValue: new(int64(1))}}
+		}, "Invalid spec.devices[0].attributes[v].version: must be a string compatible with semver.org spec 2.0.0", "TooLong spec.devices[0].attributes[s].string"),
+		kindtest.When("a policy of one", func(s S) {
+			s.Spec.Devices[0].Capacity = map[resourcev1.QualifiedName]resourcev1.DeviceCapacity{"m": {RequestPolicy: &resourcev1.CapacityRequestPolicy{}}}
+		}, "Forbidden spec.devices[0].capacity[m].requestPolicy"),
+		kindtest.When("counters", func(s S) {
+			s.Spec.Devices[0].ConsumesCounters = []resourcev1.DeviceCounterConsumption{{}, {CounterSet: "A", Counters: map[string]resourcev1.Counter{"B": {}}}}
+		}, "Required spec.devices[0].consumesCounters[0].counterSet", "Required spec.devices[0].consumesCounters[0].counters",
+			"Invalid spec.devices[0].consumesCounters[1].counterSet", "Invalid spec.devices[0].consumesCounters[1].counters"),
+		kindtest.When("a device's own node", func(s S) { s.Spec.Devices[0].NodeName = new("n1") }, "Invalid spec.devices[0]: `nodeName`, `nodeSelector` and `allNodes` can only be set"),
+		kindtest.When("devices nowhere", func(s S) {
+			s.Spec.NodeName, s.Spec.PerDeviceNodeSelection = nil, new(true)
+			d := s.Spec.Devices[0].DeepCopy()
+			d.Name, d.NodeName, d.AllNodes = "b", new("n1"), new(true)
+			s.Spec.Devices = append(s.Spec.Devices, *d, resourcev1.Device{Name: "c", NodeName: new(""), AllNodes: new(false)})
+		}, "Required spec.devices[0]: exactly one of", "Invalid spec.devices[1]: exactly one of", "Invalid spec.devices[2].nodeName", "Invalid spec.devices[2].allNodes", "Required spec.devices[2]"),
+		kindtest.When("binding", func(s S) {
+			s.Spec.Devices = append(s.Spec.Devices, resourcev1.Device{Name: "b", BindingConditions: []string{"x"}}, resourcev1.Device{Name: "c", BindingConditions: []string{"x", "!"}, BindingFailureConditions: []string{"x", "y", "y"}})
+			s.Spec.Devices[0].BindingFailureConditions = []string{"x"}
+		}, "Invalid spec.devices[0].bindingConditions", "Invalid spec.devices[1].bindingFailureConditions", "Invalid spec.devices[2].bindingConditions[1]",
+			"Invalid spec.devices[2].bindingFailureConditions[0]: bindingFailureConditions must not overlap", "Duplicate spec.devices[2].bindingFailureConditions[2]"),
 		kindtest.When("taints", func(s S) { s.Spec.Devices[0].Taints = make([]resourcev1.DeviceTaint, 17) }, "TooMany spec.devices[0].taints"),
 	})
 	kindtest.RefusesUpdate(t, ResourceSlice, valid, []kindtest.Case[S]{
@@ -136,5 +160,27 @@ spec:
 	})
 	if f := ResourceSlice.Fields(kindtest.From[S](t, ResourceSlice, valid)); f["spec.nodeName"] != "n1" || f["spec.pool.name"] != "n1" {
 		t.Errorf("fields %v", f)
+	}
+}
+
+func TestAlphaIsDropped(t *testing.T) {
+	s := &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{
+		PartitionTypeAttribute: new(resourcev1.FullyQualifiedName("a/b")),
+		Devices: []resourcev1.Device{{
+			Attributes:       map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"a": {IntValues: []int64{1}, IntValue: new(int64(1))}},
+			ConsumesCounters: []resourcev1.DeviceCounterConsumption{{CompatibilityGroups: []string{"a"}}},
+		}},
+	}}
+	ResourceSlice.Create(s)
+	if d := s.Spec.Devices[0]; s.Spec.PartitionTypeAttribute != nil || d.Attributes["a"].IntValues != nil || d.Attributes["a"].IntValue == nil || d.ConsumesCounters[0].CompatibilityGroups != nil {
+		t.Errorf("kept %+v", s.Spec)
+	}
+	c := kindtest.From[*resourcev1.ResourceClaim](t, ResourceClaim, claim)
+	c.Spec.Devices.Requests[0].Exactly.DerivedAttributes = []resourcev1.DeviceDerivedAttribute{{}}
+	c.Spec.Devices.Requests[0].Exactly.Tolerations = []resourcev1.DeviceToleration{{Key: "a"}}
+	ResourceClaim.Create(c)
+	ResourceClaim.Default(c)
+	if e := c.Spec.Devices.Requests[0].Exactly; e.DerivedAttributes != nil || e.Tolerations[0].Operator != "Equal" {
+		t.Errorf("kept %+v", e)
 	}
 }

@@ -32,6 +32,8 @@ func TestStorageClass(t *testing.T) {
 			term := corev1.TopologySelectorTerm{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: "zone", Values: []string{"a"}}}}
 			c.AllowedTopologies = []corev1.TopologySelectorTerm{term, term}
 		}, "Duplicate allowedTopologies[1].matchLabelExpressions"),
+		kindtest.When("topology of nothing", func(c C) { c.AllowedTopologies = make([]corev1.TopologySelectorTerm, 1) },
+			"Duplicate allowedTopologies[0].matchLabelExpressions"),
 	})
 	kindtest.RefusesUpdate(t, StorageClass, valid, []kindtest.Case[C]{
 		kindtest.When("what may change", func(c C) { c.AllowVolumeExpansion = new(true); c.MountOptions = []string{"ro"} }),

@@ -129,9 +129,10 @@ func size(m map[string]string) (n int) {
 	return n
 }
 
-// validateTopologies refuses two terms that say the same.
+// validateTopologies refuses two terms that say the same, and terms that say
+// nothing: as often as there are terms.
 func validateTopologies(terms []corev1.TopologySelectorTerm, path *field.Path) (errs field.ErrorList) {
-	var seen []map[string]sets.Set[string]
+	seen := make([]map[string]sets.Set[string], len(terms))
 	for i, t := range terms {
 		errs = append(errs, core.ValidateTopologySelectorTerm(t, path.Index(i))...)
 		values := map[string]sets.Set[string]{}
