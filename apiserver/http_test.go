@@ -138,7 +138,6 @@ func callAs(t testing.TB, config *rest.Config, method, path string, header map[s
 	return resp, data
 }
 
-
 func decodeStatus(t testing.TB, data []byte) *metav1.Status {
 	t.Helper()
 	var status metav1.Status
