@@ -89,8 +89,12 @@ type (
 	Removed struct{}
 	// SetUpDone: all set-up steps succeeded.
 	SetUpDone struct{ Sandbox Sandbox }
-	// SetUpFailed: a set-up step failed; those before it stay.
-	SetUpFailed struct{ Err error }
+	// SetUpFailed: a set-up step failed; what those before and beside it made
+	// stays, the sandbox too if there is one.
+	SetUpFailed struct {
+		Err     error
+		Sandbox Sandbox
+	}
 	// SandboxLost: the sandbox is not ready any more.
 	SandboxLost struct{ ID string }
 	// Started: a container was started and its postStart hook is over; Run may
@@ -381,15 +385,17 @@ func (m *Machine) setUpDone(e SetUpDone) error {
 		return m.illegal(e)
 	}
 	m.SetUp, m.Tries, m.RetryAt, m.SetUpError = Done, 0, time.Time{}, ""
-	if e.Sandbox.ID != m.Sandbox.ID {
-		m.newSandbox()
-	}
-	m.Sandbox = e.Sandbox
+	m.enter(e.Sandbox)
 	return nil
 }
 
-// newSandbox: what ran in another sandbox has to be done again.
-func (m *Machine) newSandbox() {
+// enter takes a sandbox over. What ran in another one has to be done again.
+func (m *Machine) enter(s Sandbox) {
+	same := s.ID == m.Sandbox.ID
+	m.Sandbox = s
+	if same {
+		return
+	}
 	m.Initialized = false
 	for _, c := range m.Containers {
 		if c.State == ContainerWaiting && c.PullBackoff == 0 {
@@ -410,6 +416,9 @@ func (m *Machine) setUpFailed(e SetUpFailed, now time.Time) error {
 	}
 	m.SetUp = Undone
 	m.SetUpError = e.Err.Error()
+	if e.Sandbox.ID != "" {
+		m.enter(e.Sandbox)
+	}
 	m.again(now, nil)
 	return nil
 }

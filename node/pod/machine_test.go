@@ -75,7 +75,7 @@ func TestStates(t *testing.T) {
 		acts string // "error": the event is refused
 	}{
 		{Preparing, SetUpDone{sandbox}, Running, "start main/0"},
-		{Preparing, SetUpFailed{errors.New("no network")}, Preparing, ""},
+		{Preparing, SetUpFailed{Err: errors.New("no network")}, Preparing, ""},
 		{Preparing, Removed{}, Stopping, "Cancel"},
 		{Preparing, Evicted{Reason: "Evicted"}, Stopping, "Cancel"},
 		{Preparing, TornDown{}, Preparing, "error"},
@@ -245,7 +245,7 @@ func (w *world) check() {
 	if terminal(before.Phase) && s.Phase != before.Phase {
 		w.t.Fatalf("phase went from %s to %s", before.Phase, s.Phase)
 	}
-	if s.Phase == corev1.PodSucceeded && len(w.live) > 0 && w.m.Ending == nil {
+	if s.Phase == corev1.PodSucceeded && len(w.live) > 0 && (w.m.Ending == nil || w.m.Ending.Phase == "") {
 		w.t.Fatalf("succeeded while containers live")
 	}
 	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
@@ -288,13 +288,18 @@ func (w *world) answer(which string, well bool) bool {
 	switch {
 	case which == "setup" && w.setUp:
 		w.setUp = false
-		if !well {
-			w.step(SetUpFailed{errors.New("no")})
-			return true
-		}
-		if !w.sandbox.Ready {
+		made := !w.sandbox.Ready && (well || rapid.Bool().Draw(w.t, "sandbox made"))
+		if made {
 			w.ids++
 			w.sandbox = Sandbox{ID: fmt.Sprintf("s%d", w.ids), Ready: true}
+		}
+		if !well {
+			failed := SetUpFailed{Err: errors.New("no")}
+			if made {
+				failed.Sandbox = w.sandbox
+			}
+			w.step(failed)
+			return true
 		}
 		w.step(SetUpDone{w.sandbox})
 	case which == "teardown" && w.tear:

@@ -56,7 +56,7 @@ func (m *Manager) setUp(ctx context.Context, p *corev1.Pod, had Sandbox, attempt
 			g.Go(func() error { return st.do(gctx, s) })
 		}
 		if err := g.Wait(); err != nil {
-			return SetUpFailed{Err: err}
+			return SetUpFailed{Err: err, Sandbox: s.sandbox}
 		}
 	}
 	return SetUpDone{Sandbox: s.sandbox}
@@ -178,6 +178,7 @@ func runSandbox(ctx context.Context, s *setting) error {
 	id, err := rt.RunSandbox(context.WithoutCancel(ctx), config, handler)
 	if err != nil {
 		s.m.note(s.pod, nil, corev1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))
+		s.clearSandboxes(context.WithoutCancel(ctx))
 		return fmt.Errorf("create the pod's sandbox: %s", runtime.Message(err))
 	}
 	st, err := rt.SandboxStatus(context.WithoutCancel(ctx), id)
@@ -187,6 +188,28 @@ func runSandbox(ctx context.Context, s *setting) error {
 	}
 	s.sandbox = sandboxOf(st)
 	return nil
+}
+
+// clearSandboxes removes what a failed or unanswered try may have left, since it
+// would keep the name from the next one.
+func (s *setting) clearSandboxes(ctx context.Context) {
+	rt := s.m.c.Runtime
+	all, err := rt.Sandboxes(ctx)
+	if err != nil {
+		return // the next try fails, and comes here again
+	}
+	for _, sb := range all {
+		if sb.Labels[runtime.LabelPodUID] != string(s.pod.UID) || sb.Id == s.had.ID {
+			continue
+		}
+		err := rt.StopSandbox(ctx, sb.Id)
+		if err == nil {
+			err = rt.RemoveSandbox(ctx, sb.Id)
+		}
+		if err != nil {
+			s.m.left(s.m.c.Logger, "half-made sandbox stays", err)
+		}
+	}
 }
 
 func sandboxOf(st *cri.PodSandboxStatus) Sandbox {

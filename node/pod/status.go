@@ -247,7 +247,7 @@ func (m *Machine) phaseByContainers() corev1.PodPhase {
 		return corev1.PodPending
 	case running > 0 || again > 0:
 		return corev1.PodRunning
-	case m.aliveSidecar() && m.State == Running:
+	case m.aliveSidecar():
 		return corev1.PodRunning
 	case well == apps:
 		return corev1.PodSucceeded
