@@ -12,9 +12,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"skiff/api"
 	"skiff/client"
 	"skiff/controllers/deployment"
 	"skiff/controllers/loop"
+	"skiff/controllers/namespace"
 	"skiff/controllers/nodeipam"
 	"skiff/controllers/nodelifecycle"
 	"skiff/controllers/replicaset"
@@ -35,6 +37,8 @@ type Config struct {
 	// RootCA is the PEM of the authority behind the API server's certificate,
 	// published to every namespace.
 	RootCA []byte
+	// Resources are all that is served now, custom resources too. Nil: the catalogue.
+	Resources func() []*api.Resource
 	// NodeRanges are what nodes without spec.podCIDRs get theirs from. Empty: they get none.
 	NodeRanges []nodeipam.Range
 	// Signing is the authority that signs approved certificate requests. Nil: none are signed.
@@ -71,7 +75,11 @@ type special struct {
 
 // specials lists them.
 func specials(c Config) []special {
-	return []special{}
+	return []special{
+		{namespace.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
+			return namespace.Run(ctx, namespace.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
+		}},
+	}
 }
 
 // Run takes part in the election and runs all controllers while it leads, until
