@@ -28,7 +28,9 @@ type Spec struct {
 	Runtime string `json:"runtime"` // Containerd or Simulated
 	Block   int    `json:"block"`   // which address ranges are its own, see Ranges
 	APIPort int    `json:"apiPort"` // on 127.0.0.1, and on the bridge
-	Nodes   []Node `json:"nodes"`
+	// RegistryPort is where images are pushed, on 127.0.0.1, and pulled, on the bridge.
+	RegistryPort int    `json:"registryPort"`
+	Nodes        []Node `json:"nodes"`
 	// RuntimeEndpoint is a CRI socket that somebody else serves; empty: each node has its own containerd.
 	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
 }
@@ -233,7 +235,10 @@ func New(name, runtime string, n int) (*Spec, error) {
 	if s.Block, err = freeBlock(); err != nil {
 		return nil, err
 	}
-	s.APIPort, err = freePort()
+	if s.APIPort, err = freePort(); err != nil {
+		return nil, err
+	}
+	s.RegistryPort, err = freePort()
 	return s, err
 }
 

@@ -260,3 +260,12 @@ func ParseKey(data []byte) (crypto.Signer, error) {
 	}
 	return key, nil
 }
+
+// EncodeTLSKey turns the key of an issued certificate into PEM.
+func EncodeTLSKey(cert *tls.Certificate) ([]byte, error) {
+	key, ok := cert.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("the certificate's key cannot be encoded")
+	}
+	return EncodeKey(key)
+}

@@ -1,0 +1,205 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+
+	"skiff/client"
+	"skiff/cluster/local"
+	"skiff/cluster/pki"
+	"skiff/image"
+	"skiff/node"
+	"skiff/node/runtime/containerd"
+	"skiff/node/runtime/cri"
+	"skiff/registry"
+)
+
+// agentPort is where agents answer the API server, as kubelets do.
+const agentPort = 10250
+
+// localNode is one node of a local cluster, seen from its agent's process, which
+// stands in the node's namespaces.
+type localNode struct {
+	dirs local.Dirs
+	spec *local.Spec
+	node local.Node
+	keys *Keys
+	log  *slog.Logger
+}
+
+func loadLocalNode(dir, name string, log *slog.Logger) (*localNode, error) {
+	spec, err := local.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	n := spec.Find(name)
+	if n == nil {
+		return nil, fmt.Errorf("cluster %s has no node %s", spec.Name, name)
+	}
+	keys, err := LoadKeys(local.Dirs(dir).Keys())
+	if err != nil {
+		return nil, err
+	}
+	return &localNode{dirs: local.Dirs(dir), spec: spec, node: *n, keys: keys, log: log}, nil
+}
+
+func (n *localNode) dir(part string) string { return filepath.Join(n.dirs.Node(n.node.Name), part) }
+
+// ip is the node's address.
+func (n *localNode) ip() string { return n.spec.Ranges().Node(n.node.Number).String() }
+
+// containerd is the node's own runtime.
+func (n *localNode) containerd() (*containerd.Runtime, error) {
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	programs, err := containerd.Find(executable)
+	if err != nil {
+		return nil, err
+	}
+	pause, err := image.Pause("")
+	if err != nil {
+		return nil, err
+	}
+	reference, err := image.PauseReference(pause)
+	if err != nil {
+		return nil, err
+	}
+	bundled, err := registry.Static(pause)
+	if err != nil {
+		return nil, err
+	}
+	return containerd.New(containerd.Config{
+		Root: n.dir("containerd"), State: filepath.Join(n.dirs.Run(), n.node.Name),
+		Programs:   programs,
+		CNIBinDirs: []string{filepath.Dir(executable)}, CNIConfDir: n.dir("cni"),
+		SandboxImage: reference, Bundled: bundled,
+		RegistryHostsDir: n.dir("hosts"),
+		Cgroup:           filepath.Join(n.spec.Cgroup(n.node.Name), "runtime"),
+		Logger:           n.log,
+	})
+}
+
+// EndLocalNode ends all containers of a node and its runtime, whose agent has
+// been stopped. It runs within the node's namespaces.
+func EndLocalNode(ctx context.Context, dir, name string, log *slog.Logger) error {
+	n, err := loadLocalNode(dir, name, log)
+	if err != nil {
+		return err
+	}
+	if n.spec.RuntimeEndpoint != "" {
+		return nil // somebody else's
+	}
+	rt, err := n.containerd()
+	if err != nil {
+		return err
+	}
+	return rt.KillAll(ctx)
+}
+
+// RunLocalAgent runs the agent process of a local cluster's node until ctx ends;
+// containers run on. ready is called when the node is registered.
+func RunLocalAgent(ctx context.Context, dir, name string, log *slog.Logger, ready func()) error {
+	n, err := loadLocalNode(dir, name, log)
+	if err != nil {
+		return err
+	}
+	api, err := n.client()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	endpoint := n.spec.RuntimeEndpoint
+	if endpoint == "" {
+		rt, err := n.containerd()
+		if err != nil {
+			return err
+		}
+		err = registry.WriteHosts(registry.Hosts{
+			Dir: n.dir("hosts"), Cluster: fmt.Sprintf("http://%s:%d", n.spec.Ranges().Host(), n.spec.RegistryPort), Names: []string{RegistryName},
+		})
+		if err != nil {
+			return err
+		}
+		endpoint = rt.Endpoint()
+		group.Go(func() error { return rt.Run(ctx) })
+		select {
+		case <-rt.Ready():
+		case <-ctx.Done():
+			return group.Wait()
+		}
+	}
+	agent, err := n.agent(api, endpoint)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return agent.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-agent.Registered():
+			ready()
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// client acts as the node. A local cluster's agents stand on the machine that
+// has the keys: they issue their own certificates, anew before each ends.
+func (n *localNode) client() (client.Client, error) {
+	identity := n.keys.CA.Renewed(pki.Leaf{CommonName: "system:node:" + n.node.Name, Organizations: []string{"system:nodes"}, Client: true})
+	return client.NewRemote(&rest.Config{
+		Host: fmt.Sprintf("https://%s:%d", n.spec.Ranges().Host(), n.spec.APIPort),
+		Transport: &http.Transport{
+			TLSClientConfig:     &tls.Config{RootCAs: n.keys.CA.Pool(), GetClientCertificate: identity.ForClient, MinVersion: tls.VersionTLS12},
+			ForceAttemptHTTP2:   true,
+			TLSHandshakeTimeout: 10 * time.Second,
+			IdleConnTimeout:     90 * time.Second,
+		},
+	}, "skiff-agent")
+}
+
+func (n *localNode) agent(api client.Client, endpoint string) (*node.Agent, error) {
+	rt, err := cri.New(cri.Config{Endpoint: endpoint})
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", fmt.Sprintf("%s:%d", n.ip(), agentPort))
+	if err != nil {
+		return nil, fmt.Errorf("listen for the API server: %w", err)
+	}
+	serving := n.keys.CA.Renewed(pki.Leaf{
+		CommonName: "system:node:" + n.node.Name, Organizations: []string{"system:nodes"},
+		DNSNames: []string{n.node.Name}, IPs: []net.IP{net.ParseIP(n.ip())}, Server: true,
+	})
+	clients := n.keys.CA.Pool()
+	ranges := n.spec.Ranges()
+	return node.New(node.Config{
+		NodeName: n.node.Name, Client: api, Runtime: rt,
+		RootDir: n.dir("agent"), CgroupParent: n.spec.Cgroup(n.node.Name),
+		Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: n.ip()}, {Type: corev1.NodeHostName, Address: n.node.Name},
+		},
+		PodCIDRs:      []string{ranges.PodsOf(n.node.Number).String()},
+		ClusterDNS:    []string{ranges.DNS().String()},
+		ClusterDomain: "cluster.local",
+		Serving: node.Serving{
+			Listener: listener, Certificate: serving.Get, ClientCAs: func() *x509.CertPool { return clients },
+		},
+		Logger: n.log,
+	})
+}
