@@ -314,7 +314,7 @@ func checkMatchLabelKeys(p place, match, mismatch []string, s *metav1.LabelSelec
 		for i, e := range s.MatchExpressions {
 			_, labelled := s.MatchLabels[e.Key]
 			again := slices.ContainsFunc(s.MatchExpressions[:i], func(b metav1.LabelSelectorRequirement) bool { return b.Key == e.Key })
-			if j := slices.Index(match, e.Key); j >= 0 && (labelled || again) {
+			if j := lastIndex(match, e.Key); j >= 0 && (labelled || again) {
 				p.index(j).invalid("", e.Key, "exists in both matchLabelKeys and labelSelector")
 			}
 		}
@@ -324,6 +324,15 @@ func checkMatchLabelKeys(p place, match, mismatch []string, s *metav1.LabelSelec
 			p.child("matchLabelKeys").index(i).invalid("", k, "exists in both matchLabelKeys and mismatchLabelKeys")
 		}
 	}
+}
+
+func lastIndex(list []string, s string) int {
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i] == s {
+			return i
+		}
+	}
+	return -1
 }
 
 // checkUnmergedLabelKeys is checkMatchLabelKeys for pods older than the merging.
