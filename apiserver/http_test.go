@@ -3,6 +3,8 @@ package apiserver
 import (
 	"context"
 	"crypto"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -145,4 +147,18 @@ func decodeStatus(t testing.TB, data []byte) *metav1.Status {
 		t.Fatalf("%v: %s", err, data)
 	}
 	return &status
+}
+
+// certificateState is what TLS tells a handler about the administrator.
+func certificateState(t testing.TB, l *listening) *tls.ConnectionState {
+	t.Helper()
+	pair, err := tls.X509KeyPair(l.config.CertData, l.config.KeyData)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}
 }
