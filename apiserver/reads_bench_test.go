@@ -122,7 +122,7 @@ func BenchmarkEncodePod(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if _, err := d.Commit(5, 5); err != nil {
+			if _, err := d.Commit(5); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -42,11 +42,7 @@ func (s *Server) put(ctx context.Context, r *api.Resource, obj api.Object, cond 
 		d.Abort()
 		return nil, writeError(r, name, cond, err)
 	}
-	var created int64
-	if cond.Revision == 0 {
-		created = revision
-	}
-	entry, err := d.Commit(revision, created)
+	entry, err := d.Commit(revision)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}

@@ -202,7 +202,7 @@ func (c *Cache) tableOf(key string) (t *Table, namespace, name string) {
 // without making it part of the cache.
 func (t *Table) Read(e store.Entry) *Entry {
 	_, namespace, name := t.cache.tableOf(e.Key)
-	return t.codec.read(namespace, name, e.Value, e.Revision, e.Created)
+	return t.codec.read(namespace, name, e.Value, e.Revision)
 }
 
 func formatRevision(revision int64) string { return strconv.FormatInt(revision, 10) }

@@ -67,7 +67,7 @@ func write(t testing.TB, ctx context.Context, s store.Store, c *Cache, r *api.Re
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := d.Commit(revision, 0)
+	e, err := d.Commit(revision)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestTakenSnapshotMatchesEvents(t *testing.T) {
 			if err != nil {
 				panic(err)
 			}
-			if _, err := d.Commit(revision, 0); err != nil {
+			if _, err := d.Commit(revision); err != nil {
 				panic(err)
 			}
 		}
@@ -163,7 +163,7 @@ func TestEqualDeposits(t *testing.T) {
 			*Deposit
 			at int64
 		}{{second, revision}, {first, again}} {
-			e, err := w.Commit(w.at, 0)
+			e, err := w.Commit(w.at)
 			if err != nil || e.Revision() != w.at || e.Object().GetResourceVersion() != formatRevision(w.at) {
 				t.Errorf("the write at %d has the entry %v of %d, %v", w.at, e, e.Revision(), err)
 			}

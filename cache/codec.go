@@ -187,9 +187,9 @@ func (c *codec) stamp(raw []byte, revision int64) ([]byte, error) {
 }
 
 // entry makes the entry of obj, whose bytes raw are, resourceVersion included.
-func (c *codec) entry(namespace, name string, obj api.Object, raw []byte, revision, created int64) *Entry {
+func (c *codec) entry(namespace, name string, obj api.Object, raw []byte, revision int64) *Entry {
 	e := &Entry{codec: c, namespace: intern(namespace), name: name, uid: obj.GetUID(),
-		revision: revision, created: created, message: raw, labels: newPairs(obj.GetLabels())}
+		revision: revision, message: raw, labels: newPairs(obj.GetLabels())}
 	if len(c.fields) > 0 {
 		set := c.row.Kind.Fields(obj)
 		e.values = make([]unique.Handle[string], len(c.fields))
@@ -201,7 +201,7 @@ func (c *codec) entry(namespace, name string, obj api.Object, raw []byte, revisi
 }
 
 // read makes the entry of a stored value; it is broken if that cannot be decoded.
-func (c *codec) read(namespace, name string, value []byte, revision, created int64) *Entry {
+func (c *codec) read(namespace, name string, value []byte, revision int64) *Entry {
 	obj, err := c.decode(value, revision)
 	if err == nil {
 		var raw []byte
@@ -211,10 +211,10 @@ func (c *codec) read(namespace, name string, value []byte, revision, created int
 			raw, err = obj.(message).Marshal()
 		}
 		if err == nil {
-			return c.entry(namespace, name, obj, raw, revision, created)
+			return c.entry(namespace, name, obj, raw, revision)
 		}
 	}
-	return &Entry{codec: c, namespace: intern(namespace), name: name, revision: revision, created: created, broken: err}
+	return &Entry{codec: c, namespace: intern(namespace), name: name, revision: revision, broken: err}
 }
 
 // show makes the entry that the view c.row has of a stored entry.
@@ -237,7 +237,7 @@ func (c *codec) show(of *Entry) (*Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("show %s as %s: %w", of, c.row, err)
 	}
-	return c.entry(of.namespace, of.name, obj, raw, of.revision, of.created), nil
+	return c.entry(of.namespace, of.name, obj, raw, of.revision), nil
 }
 
 // view returns the codec of a row that is a view of this one's.

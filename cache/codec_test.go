@@ -201,7 +201,7 @@ func TestDecodeForeignValues(t *testing.T) {
 		if _, err := c.decode([]byte(value), 5); err == nil {
 			t.Errorf("%q was decoded", value)
 		}
-		if e := c.read("n", "a", []byte(value), 5, 5); e.Err() == nil || e.Revision() != 5 || e.Object() != nil {
+		if e := c.read("n", "a", []byte(value), 5); e.Err() == nil || e.Revision() != 5 || e.Object() != nil {
 			t.Errorf("%q gave the entry %v", value, e)
 		}
 	}

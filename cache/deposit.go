@@ -72,9 +72,8 @@ func (d *Deposit) Same(e *Entry) bool {
 }
 
 // Commit returns the entry of the write, which the store made at revision.
-// created is the revision at which the key was created.
-func (d *Deposit) Commit(revision, created int64) (*Entry, error) {
-	entry, err := d.at(revision, created)
+func (d *Deposit) Commit(revision int64) (*Entry, error) {
+	entry, err := d.at(revision)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +89,7 @@ func (d *Deposit) Abort() { d.table.cache.pending.drop(d) }
 
 // at returns the entry of the write at revision. If the deposit was taken for
 // another write of the same bytes, that entry is stamped anew.
-func (d *Deposit) at(revision, created int64) (*Entry, error) {
+func (d *Deposit) at(revision int64) (*Entry, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.entry != nil {
@@ -98,7 +97,6 @@ func (d *Deposit) at(revision, created int64) (*Entry, error) {
 			return d.entry, nil
 		}
 		other := d.entry.At(revision)
-		other.created = created
 		return other, other.broken
 	}
 	raw, err := d.table.codec.stamp(d.raw, revision)
@@ -106,7 +104,7 @@ func (d *Deposit) at(revision, created int64) (*Entry, error) {
 		return nil, fmt.Errorf("encode %s %q: %w", d.table.codec.row, d.name, err)
 	}
 	d.obj.SetResourceVersion(formatRevision(revision))
-	e := d.table.codec.entry(d.namespace, d.name, d.obj, raw, revision, created)
+	e := d.table.codec.entry(d.namespace, d.name, d.obj, raw, revision)
 	e.object.Store(&d.obj)
 	e.used.Store(true)
 	d.entry = e

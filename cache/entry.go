@@ -23,7 +23,6 @@ type Entry struct {
 	name      string
 	uid       types.UID
 	revision  int64
-	created   int64 // revision that created the key; 0: not known
 	labels    pairs
 	values    []unique.Handle[string] // of the selectable fields, in the order of codec.fields
 	broken    error                   // why the stored value cannot be decoded; then there is no message
@@ -169,7 +168,7 @@ func (e *Entry) As(row *api.Resource) *Entry {
 // object that was deleted, or left its selection, by the write at that revision.
 func (e *Entry) At(revision int64) *Entry {
 	at := &Entry{codec: e.codec, namespace: e.namespace, name: e.name, uid: e.uid, revision: revision,
-		created: e.created, labels: e.labels, values: e.values, broken: e.broken}
+		labels: e.labels, values: e.values, broken: e.broken}
 	if e.broken == nil {
 		at.message, at.broken = e.codec.stamp(e.message, revision)
 	}

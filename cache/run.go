@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"time"
 
 	"skiff/store"
@@ -78,16 +80,11 @@ func (c *Cache) fill(ctx context.Context) error {
 			return fmt.Errorf("read the whole store: %w", err)
 		}
 		at = p.Revision
-		for _, e := range p.Entries {
-			t, namespace, name := c.tableOf(e.Key)
-			if t == nil {
-				continue
+		for i, entry := range c.readAll(before, p.Entries) {
+			if entry != nil {
+				t, _, _ := c.tableOf(p.Entries[i].Key)
+				works[t.number].put(entry)
 			}
-			entry, ok := before.versions[t.number].byName.Get(&Entry{namespace: namespace, name: name})
-			if !ok || entry.revision != e.Revision {
-				entry = c.entryOf(t, namespace, name, e.Value, e.Revision, e.Created)
-			}
-			works[t.number].put(entry)
 		}
 		if !p.More {
 			break
@@ -99,6 +96,33 @@ func (c *Cache) fill(ctx context.Context) error {
 	}
 	c.restart(works, at)
 	return nil
+}
+
+// readAll makes the entries of what the store holds, on all processors; nil for
+// keys that the cache does not hold. Those that before has are taken from there.
+func (c *Cache) readAll(before *state, stored []store.Entry) []*Entry {
+	entries := make([]*Entry, len(stored))
+	var reading sync.WaitGroup
+	share := max(100, (len(stored)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	for start := 0; start < len(stored); start += share {
+		reading.Go(func() {
+			for i := start; i < min(start+share, len(stored)); i++ {
+				e := &stored[i]
+				t, namespace, name := c.tableOf(e.Key)
+				if t == nil {
+					continue
+				}
+				known, ok := before.versions[t.number].byName.Get(&Entry{namespace: namespace, name: name})
+				if ok && known.revision == e.Revision {
+					entries[i] = known
+					continue
+				}
+				entries[i] = c.entryOf(t, namespace, name, e.Value, e.Revision)
+			}
+		})
+	}
+	reading.Wait()
+	return entries
 }
 
 // restart makes works the state at a revision, from which histories begin.
@@ -192,7 +216,7 @@ func (c *Cache) change(e *store.Event) *Event {
 		old.mustBeUnchanged()
 		return &Event{table: t, Revision: e.Revision, Old: old}
 	}
-	entry := c.entryOf(t, namespace, name, e.Value, e.Revision, e.Created)
+	entry := c.entryOf(t, namespace, name, e.Value, e.Revision)
 	old := t.work.put(entry)
 	if old != nil {
 		old.mustBeUnchanged()
@@ -201,13 +225,13 @@ func (c *Cache) change(e *store.Event) *Event {
 }
 
 // entryOf makes an entry, from a deposit if there is one.
-func (c *Cache) entryOf(t *Table, namespace, name string, value []byte, revision, created int64) *Entry {
+func (c *Cache) entryOf(t *Table, namespace, name string, value []byte, revision int64) *Entry {
 	if d := c.pending.take(t.codec.row.Key(namespace, name), value); d != nil {
-		if entry, err := d.at(revision, created); err == nil {
+		if entry, err := d.at(revision); err == nil {
 			return entry
 		}
 	}
-	entry := t.codec.read(namespace, name, value, revision, created)
+	entry := t.codec.read(namespace, name, value, revision)
 	if entry.broken != nil {
 		c.log.Error("cache: a stored object cannot be read; requests for it fail until it is deleted or replaced",
 			"key", entry.Key(), "revision", revision, "error", entry.broken)
