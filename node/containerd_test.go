@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
@@ -27,7 +28,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 
 	"skiff/api"
 	"skiff/node/runtime/containerd"
@@ -651,6 +654,62 @@ func logsStory(t *testing.T, n *realNode) {
 		t.Errorf("exec: %q, %q, %v", out, errOut, err)
 	}
 	f.remove(t, "talk")
+	f.create(t, newPod("serve", func(p *corev1.Pod) {
+		quick(p)
+		p.Spec.Containers[0].Command = []string{"/bin/busybox", "sh", "-c", "busybox mkdir -p /tmp/www; echo page >/tmp/www/x; exec httpd -f -p 8080 -h /tmp/www"}
+	}))
+	f.wait(t, "serve", ready)
+	eventually(t, func() error {
+		if got := forwarded(t, ts.URL+"/portForward/default/serve", 8080); !strings.HasSuffix(got, "page\n") {
+			return fmt.Errorf("through the forwarded port: %q", got)
+		}
+		return nil
+	})
+	f.remove(t, "serve")
+}
+
+// forwarded asks a web server in a pod through a forwarded port.
+func forwarded(t *testing.T, address string, port int) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: u.Host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, readyCh := make(chan struct{}), make(chan struct{})
+	fw, err := portforward.New(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", u), []string{fmt.Sprintf("0:%d", port)}, stop, readyCh, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- fw.ForwardPorts() }()
+	defer func() {
+		close(stop)
+		<-done
+	}()
+	select {
+	case <-readyCh:
+	case err := <-done:
+		done <- err
+		return fmt.Sprint(err)
+	}
+	ports, err := fw.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/x", ports[0].Local))
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(body)
 }
 
 // execOver runs a command over SPDY, as an API server does.
