@@ -37,8 +37,8 @@ func (m *Manager) do(e *entry, a Action) {
 		r := m.request(e, a)
 		m.goDo(func() { m.tell(p.UID, m.start(ctx, r)) })
 	case DoStop:
-		c := e.m.container(a.Name)
-		m.goDo(func() { m.tell(p.UID, m.stop(m.ctx, p, c.Spec, a)) })
+		spec := e.m.container(a.Name).Spec
+		m.goDo(func() { m.tell(p.UID, m.stop(m.ctx, p, spec, a)) })
 	case DoRemove:
 		m.goDo(func() {
 			if err := m.c.Runtime.RemoveContainer(m.ctx, a.ID); err != nil {

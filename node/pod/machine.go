@@ -452,7 +452,9 @@ func (m *Machine) resized(e Resized, acts *actions) {
 	m.Resize = e.Resize
 	for name, r := range e.Runs {
 		if c := m.container(name); c != nil && c.Run != nil && c.Run.Running {
-			c.Run.Resources = r.DeepCopy()
+			run := *c.Run // views share it
+			run.Resources = r.DeepCopy()
+			c.Run = &run
 		}
 	}
 	if e.Resize == nil {

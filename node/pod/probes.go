@@ -54,9 +54,9 @@ func (m *Manager) due(e *entry, c *Container) []ProbeKind {
 
 func (m *Manager) probe(e *entry, c *Container, kind ProbeKind) context.CancelFunc {
 	ctx, cancel := context.WithCancel(m.ctx)
-	p, name, id := e.m.Pod, c.Name, c.Run.ID
+	p, name, id, container := e.m.Pod, c.Name, c.Run.ID, c.Spec // the loop may change c
 	spec := map[ProbeKind]*corev1.Probe{StartupProbe: c.Spec.StartupProbe, LivenessProbe: c.Spec.LivenessProbe, ReadinessProbe: c.Spec.ReadinessProbe}[kind]
-	target := probe.Target{Pod: p, Container: c.Spec, ContainerID: id, IP: first(m.facts(p, e.m.Sandbox).PodIPs), Started: c.Run.Started}
+	target := probe.Target{Pod: p, Container: container, ContainerID: id, IP: first(m.facts(p, e.m.Sandbox).PodIPs), Started: c.Run.Started}
 	w := probe.Worker{
 		Probe: spec, Started: c.Run.Started, Initially: kind == LivenessProbe || (kind == ReadinessProbe && c.Ready),
 		Check: func(ctx context.Context) probe.Result { return m.c.Check(ctx, target, spec) },
@@ -66,11 +66,11 @@ func (m *Manager) probe(e *entry, c *Container, kind ProbeKind) context.CancelFu
 		Note: func(r probe.Result) {
 			switch r.Outcome {
 			case probe.Warning:
-				m.note(p, c.Spec, corev1.EventTypeWarning, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", kind, r.Output))
+				m.note(p, container, corev1.EventTypeWarning, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", kind, r.Output))
 			case probe.Failure:
-				m.note(p, c.Spec, corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %s", kind, r.Output))
+				m.note(p, container, corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %s", kind, r.Output))
 			case probe.Unknown:
-				m.note(p, c.Spec, corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %s", kind, r.Output))
+				m.note(p, container, corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %s", kind, r.Output))
 			}
 		},
 		Repeat: kind != StartupProbe,
