@@ -28,7 +28,9 @@ type refusal struct {
 	want                        []string
 }
 
-func (r refusal) String() string { return strings.Join([]string{r.how, r.object, r.pointer, r.value}, " ") }
+func (r refusal) String() string {
+	return strings.Join([]string{r.how, r.object, r.pointer, r.value}, " ")
+}
 
 func readRefusals(t *testing.T) (cases []refusal) {
 	t.Helper()

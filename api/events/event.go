@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -133,6 +134,10 @@ func validateSeries(s *eventsv1.EventSeries) (errs field.ErrorList) {
 	return errs
 }
 
+func microseconds(t metav1.MicroTime) metav1.MicroTime {
+	return metav1.NewMicroTime(t.Truncate(time.Microsecond))
+}
+
 // validateUpdate: of an event that has happened only the series goes on.
 func validateUpdate(e, old *eventsv1.Event) (errs field.ErrorList) {
 	core.CheckEvent(ToCore(e), "reportingController", &errs)
@@ -152,7 +157,7 @@ func validateUpdate(e, old *eventsv1.Event) (errs field.ErrorList) {
 		{"count", e.DeprecatedCount, old.DeprecatedCount},
 		{"type", e.Type, old.Type},
 		// Some clients write nanoseconds, which are not kept.
-		{"eventTime", e.EventTime.Truncate(time.Microsecond).UTC(), old.EventTime.Truncate(time.Microsecond).UTC()},
+		{"eventTime", microseconds(e.EventTime), microseconds(old.EventTime)},
 		{"action", e.Action, old.Action},
 		{"related", e.Related, old.Related},
 		{"reportingController", e.ReportingController, old.ReportingController},
