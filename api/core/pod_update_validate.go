@@ -334,8 +334,10 @@ func restoreAmounts(is, was *corev1.ResourceRequirements) {
 func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
 	return collect(nil, func(root place) {
 		annotations := root.child("metadata").child("annotations")
-		checkAnnotationChanges(annotations, pod.Annotations, old.Annotations)
-		checkPodAnnotations(annotations, pod.Annotations, &pod.Spec, leniencyTo(&old.Spec, &old.ObjectMeta))
+		if len(pod.Annotations)+len(old.Annotations) > 0 {
+			checkAnnotationChanges(annotations, pod.Annotations, old.Annotations)
+			checkPodAnnotations(annotations, pod.Annotations, &pod.Spec, leniencyTo(&old.Spec, &old.ObjectMeta))
+		}
 		p, s := root.child("status"), &pod.Status
 		checkPodConditions(p.child("conditions"), s.Conditions)
 		if n := s.NominatedNodeName; n != "" && n != old.Status.NominatedNodeName {

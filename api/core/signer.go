@@ -8,11 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// ValidateSignerName checks a signer's name: a domain, a slash, and a name in it.
-func ValidateSignerName(path *field.Path, name string) field.ErrorList {
-	return collect(path, func(p place) { checkSignerName(p, "", name) })
-}
-
+// checkSignerName checks a signer's name: a domain, a slash, and a name in it.
 func checkSignerName(p place, at, name string) {
 	// The longest domain, and the longest name of a namespaced object in it.
 	const domainMax, nameMax = 253, 253 + 1 + 253 + 1 + 63
