@@ -15,6 +15,7 @@ import (
 	"skiff/api"
 	"skiff/client"
 	"skiff/controllers/deployment"
+	"skiff/controllers/endpoints"
 	"skiff/controllers/loop"
 	"skiff/controllers/namespace"
 	"skiff/controllers/nodeipam"
@@ -61,6 +62,9 @@ func table(c Config) []loop.Controller {
 		nodelifecycle.Controller(),
 		tainteviction.Controller(),
 		nodeipam.Controller(c.NodeRanges),
+		endpoints.Slices(),
+		endpoints.Legacy(),
+		endpoints.Mirror(),
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),
