@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // FrontConfig says how the server listens, who it is, and how much it takes.
@@ -185,8 +186,28 @@ func (s *Server) serveHTTP(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
+	defer hurry(ctx, w, r)()
 	result, err := s.serve(ctx, r)
 	s.respond(w, r.withContext(ctx), result, err)
+}
+
+// hurry makes the request's deadline count for its client, too: who sends a body
+// or takes a list too slowly is cut off. What it returns must be called at the
+// end. (Errors: a writer without deadlines is one of a test.)
+func hurry(ctx context.Context, w http.ResponseWriter, r *Request) func() {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return nothing
+	}
+	connection := http.NewResponseController(w)
+	switch {
+	case r.Verb == "list":
+		_ = connection.SetWriteDeadline(deadline)
+		return func() { _ = connection.SetWriteDeadline(time.Time{}) }
+	case mutates(r.Verb) && !r.streams():
+		_ = connection.SetReadDeadline(deadline)
+	}
+	return nothing
 }
 
 // withContext makes the deadline count for the answer, too.
@@ -202,7 +223,7 @@ func early(r *Request) bool { return r.Resource == nil && alwaysServed(r) }
 
 func starting() error {
 	err := apierrors.NewServiceUnavailable("the server is starting, please try again")
-	err.ErrStatus.Details.RetryAfterSeconds = 1
+	err.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: 1}
 	return err
 }
 

@@ -45,10 +45,12 @@ func listen(t testing.TB, change func(*Config, *pki.Authority)) *listening {
 		t.Fatal(err)
 	}
 	serving := ca.Renewed(pki.Leaf{CommonName: "kube-apiserver", Server: true, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	pool := ca.Pool()
+	cas := func() *x509.CertPool { return pool }
 	memory := store.OpenMemory(store.MemoryConfig{})
 	c := Config{Store: memory, Logger: slog.New(slog.DiscardHandler),
-		Front: FrontConfig{Listeners: []net.Listener{l}, Certificate: serving.ForServer, ClientCAs: ca.Pool, Grace: 2 * time.Second},
-		Auth:  AuthConfig{ClientCAs: ca.Pool}}
+		Front: FrontConfig{Listeners: []net.Listener{l}, Certificate: serving.ForServer, ClientCAs: cas, Grace: 2 * time.Second},
+		Auth:  AuthConfig{ClientCAs: cas}}
 	if change != nil {
 		change(&c, ca)
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/munnerz/goautoneg"
 )
 
-//go:generate go -C ../../tools/openapi run . -out ../../apiserver/openapi/documents
+//go:generate go -C ../../tools/openapi generate .
 
 //go:embed documents
 var documents embed.FS
