@@ -630,9 +630,16 @@ func logsStory(t *testing.T, n *realNode) {
 	f := n.api
 	f.create(t, newPod("talk", func(p *corev1.Pod) {
 		quick(p)
-		p.Spec.Containers[0].Command = sh("for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2; exec sleep 1000000")
+		p.Spec.Containers[0].Command = sh("for i in 1 2 3 4 5; do echo line $i; done; exec sleep 1000000")
 	}))
 	f.wait(t, "talk", ready)
+	eventually(t, func() error {
+		if got := n.logs(t, "talk", "main", ""); got != "line 1\nline 2\nline 3\nline 4\nline 5\n" {
+			return fmt.Errorf("log %q", got)
+		}
+		return nil
+	})
+	n.exec(t, "talk", "main", "echo oops >/proc/1/fd/2") // the two streams have no order of their own
 	eventually(t, func() error {
 		if got := n.logs(t, "talk", "main", ""); got != "line 1\nline 2\nline 3\nline 4\nline 5\noops\n" {
 			return fmt.Errorf("log %q", got)
