@@ -1,12 +1,15 @@
 package resource
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/api/validate"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -394,6 +397,7 @@ func validateDeviceStatus(d *resourcev1.AllocatedDeviceStatus, known map[string]
 	if !known[statusKey(d)] {
 		errs = append(errs, field.Invalid(path, statusKey(d), "must be an allocated device in the claim"))
 	}
+	errs = append(errs, validate.UUID(context.Background(), operation.Operation{}, path.Child("shareID"), d.ShareID, nil)...)
 	errs = append(errs, metav1validation.ValidateConditions(d.Conditions, path.Child("conditions"))...)
 	if d.Data != nil && len(d.Data.Raw) > 0 {
 		errs = append(errs, validateParameters(d.Data.Raw, path.Child("data"))...)
@@ -412,6 +416,7 @@ func validateAllocation(a *resourcev1.AllocationResult, names requests, path *fi
 	errs := each(a.Devices.Results, resourcev1.AllocationResultsMaxSize, nil, devices.Child("results"),
 		func(r *resourcev1.DeviceRequestAllocationResult, at *field.Path) field.ErrorList {
 			errs := append(validateReference(r.Request, names, at.Child("request")), validateDevicePlace(r.Driver, r.Pool, r.Device, at)...)
+			errs = append(errs, validate.UUID(context.Background(), operation.Operation{}, at.Child("shareID"), r.ShareID, nil)...)
 			for i := range r.Tolerations {
 				errs = append(errs, validateToleration(&r.Tolerations[i], at.Child("tolerations").Index(i))...)
 			}

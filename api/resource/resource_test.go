@@ -7,6 +7,7 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"skiff/api/kind/kindtest"
 )
@@ -72,6 +73,11 @@ func TestClaim(t *testing.T) {
 		kindtest.When("other device", func(c C) {
 			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: "d", Pool: "p", Device: "x"}}
 		}, "Invalid status.devices[0]"),
+		kindtest.When("share", func(c C) {
+			c.Status.Allocation = allocation.DeepCopy()
+			c.Status.Allocation.Devices.Results[0].ShareID = new(types.UID("x"))
+			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{Driver: "d", Pool: "p/q", Device: "gpu-0", ShareID: new("x")}}
+		}, "Invalid status.devices[0].shareID: must be a lowercase UUID", "Invalid status.allocation.devices.results[0].shareID"),
 	})
 	c.Status.Allocation = allocation
 	if got := stateCell(c); got != "allocated" {
@@ -128,7 +134,7 @@ spec:
 		kindtest.When("two places", func(s S) { s.Spec.AllNodes = new(true) }, "Invalid spec: exactly one of"),
 		kindtest.When("devices", func(s S) {
 			s.Spec.Devices = append(s.Spec.Devices, resourcev1.Device{Name: "gpu-0"}, resourcev1.Device{Name: "A", Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"a-b": {}}})
-		}, "Duplicate spec.devices[1]", "Invalid spec.devices[2].name", "Invalid spec.devices[2].attributes", "Invalid spec.devices[2].attributes[a-b]: must specify exactly one of"),
+		}, "Duplicate spec.devices[1]", "Invalid spec.devices[2].name", "Invalid spec.devices[2].attributes", "Invalid spec.devices[2].attributes[a-b]: must specify one of"),
 		kindtest.When("attributes", func(s S) {
 			s.Spec.Devices[0].Attributes = map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{
 				"v": {VersionValue: new("1.x")}, "s": {StringValue: new(strings.Repeat("x", 65))}, "a/b/c": {IntValue: new(int64(1))}}

@@ -305,8 +305,13 @@ func validateAttribute(a *resourcev1.DeviceAttribute, path *field.Path) (errs fi
 		}
 		short(v, path.Child("version"))
 	}
-	if values(a) != 1 {
-		errs = append(errs, field.Invalid(path, a, "must specify exactly one of: `int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`"))
+	const members = "one of: `int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`"
+	switch values(a) {
+	case 0:
+		errs = append(errs, field.Invalid(path, "", "must specify "+members))
+	case 1:
+	default:
+		errs = append(errs, field.Invalid(path, a, "must specify exactly "+members))
 	}
 	return errs
 }
