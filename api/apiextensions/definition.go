@@ -101,7 +101,8 @@ func addStored(d *apiextensionsv1.CustomResourceDefinition) {
 }
 
 // check runs the library's rules, which are on its internal type. Errors about
-// metadata other than the name are apiserver's, which finds them itself.
+// metadata are apiserver's, which finds them itself, but for the name and the
+// approval of a protected group.
 func check(d, old *apiextensionsv1.CustomResourceDefinition,
 	rules func(ctx context.Context, d, old *apiextensions.CustomResourceDefinition) field.ErrorList) (errs field.ErrorList) {
 	internal, err := toInternal(d)
@@ -115,7 +116,8 @@ func check(d, old *apiextensionsv1.CustomResourceDefinition,
 		}
 	}
 	for _, e := range rules(context.Background(), internal, was) {
-		if e.Field != "metadata" && !strings.HasPrefix(e.Field, "metadata.") || e.Field == "metadata.name" && old == nil {
+		mine := strings.HasPrefix(e.Field, "metadata.annotations[") || e.Field == "metadata.name" && old == nil
+		if mine || e.Field != "metadata" && !strings.HasPrefix(e.Field, "metadata.") {
 			errs = append(errs, e)
 		}
 	}

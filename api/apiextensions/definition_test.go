@@ -32,6 +32,8 @@ func TestDefinition(t *testing.T) {
 	kindtest.Refuses(t, CustomResourceDefinition, valid, []kindtest.Case[D]{
 		kindtest.When("name", func(d D) { d.Name = "x.y" }, "Invalid metadata.name: must be spec.names.plural+\".\"+spec.group"),
 		kindtest.When("group", func(d D) { d.Spec.Group, d.Name = "example", "crontabs.example" }, "Invalid spec.group"),
+		kindtest.When("protected group", func(d D) { d.Spec.Group, d.Name = "x.k8s.io", "crontabs.x.k8s.io" },
+			"Required metadata.annotations[api-approved.kubernetes.io]"),
 		kindtest.When("scope", func(d D) { d.Spec.Scope = "x" }, "NotSupported spec.scope"),
 		kindtest.When("no storage", func(d D) { d.Spec.Versions[0].Storage = false }, "Invalid spec.versions: must have exactly one version marked as storage version"),
 		kindtest.When("no schema", func(d D) { d.Spec.Versions[0].Schema = nil }, "Required spec.versions[0].schema.openAPIV3Schema"),
