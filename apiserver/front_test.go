@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -348,6 +349,34 @@ func TestShutdown(t *testing.T) {
 	}
 	h.CloseIdleConnections()
 	goleak.VerifyNone(t, before)
+}
+
+// A server without listeners of its own serves whoever calls its handler until
+// Run's context ends, and no shorter.
+func TestHandlerAlone(t *testing.T) {
+	l := listen(t, func(c *Config, _ *pki.Authority) {
+		for _, open := range c.Front.Listeners {
+			open.Close()
+		}
+		c.Front.Listeners = nil
+	})
+	front := httptest.NewServer(l.Handler())
+	defer front.Close()
+	resp, err := http.Get(front.URL + "/readyz?verbose")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("not ready: %s", resp.Status)
+	}
+	if l.stopping.Err() != nil {
+		t.Error("watches would end at once")
+	}
+	l.stop()
+	if l.stopping.Err() == nil {
+		t.Error("watches would never end")
+	}
 }
 
 // kubectl runs stock kubectl, if there is one.

@@ -94,6 +94,10 @@ func (f *front) run(ctx context.Context, s *Server) error {
 	for _, l := range f.frontConfig.Memory {
 		group.Go(func() error { return f.listen(ctx, s, l, nil) })
 	}
+	group.Go(func() error { // also where others listen, and only call Handler
+		<-ctx.Done()
+		return nil
+	})
 	err := group.Wait()
 	f.nodes.close()
 	return err
