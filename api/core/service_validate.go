@@ -191,7 +191,11 @@ func checkClusterIPs(p place, svc, old *corev1.Service) {
 		return
 	}
 	if len(s.ClusterIPs) > 1 {
-		if both, err := netutils.IsDualStackIPStrings(s.ClusterIPs); err != nil || !both {
+		both, err := netutils.IsDualStackIPStrings(s.ClusterIPs)
+		if err != nil { // a stored address that is not valid was taken above
+			list.add(field.InternalError(list.path, fmt.Errorf("failed to check for dual stack with error:%w", err)))
+		}
+		if !both {
 			list.invalid("", s.ClusterIPs, "may specify no more than one IP for each IP family")
 		}
 	}
