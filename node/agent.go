@@ -49,6 +49,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
 
@@ -413,7 +414,8 @@ func (a *Agent) buildServer(out *parts, layout pod.Layout) {
 }
 
 func (a *Agent) nodeRef() *corev1.ObjectReference {
-	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: a.c.NodeName}
+	// Events about nodes carry the name as uid: kubectl describe looks for that.
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: a.c.NodeName, UID: types.UID(a.c.NodeName)}
 }
 
 func (a *Agent) internalIPs() []string {

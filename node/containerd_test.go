@@ -351,6 +351,7 @@ func TestContainerd(t *testing.T) {
 		{"security", securityStory},
 		{"resources", resourceStory},
 		{"graceful end", gracefulStory},
+		{"a container for debugging", ephemeralStory},
 	}
 	for _, s := range stories {
 		t.Run(s.name, func(t *testing.T) { s.tell(t, n) })
@@ -861,6 +862,32 @@ func gracefulStory(t *testing.T, n *realNode) {
 	if data, err := os.ReadFile(marker); err != nil || string(data) != "start\nstop\nterm\n" {
 		t.Errorf("order of hooks and signal: %q, %v", data, err)
 	}
+}
+
+func ephemeralStory(t *testing.T, n *realNode) {
+	f := n.api
+	f.create(t, newPod("target", quick))
+	p := f.wait(t, "target", ready).DeepCopy()
+	p.ResourceVersion = ""
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{
+		EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: busyboxImage, Command: sh("cat /proc/1/cmdline; echo; exec sleep 1000")}, TargetContainerName: "main"}}
+	if _, err := f.Update(t.Context(), "", p); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(t, "target", func(p *corev1.Pod) bool {
+		s := p.Status.EphemeralContainerStatuses
+		return len(s) == 1 && s[0].State.Running != nil
+	})
+	eventually(t, func() error {
+		if got := n.logs(t, "target", "debug", ""); !strings.HasPrefix(got, "/bin/sleep") {
+			return fmt.Errorf("process 1 of the target is seen as %q", got)
+		}
+		return nil
+	})
+	if !ready(f.pod("target")) {
+		t.Error("the pod is not ready any more")
+	}
+	f.remove(t, "target")
 }
 
 // "kill -9 of a node's agent: containers run on, and are adopted, not restarted."

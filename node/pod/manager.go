@@ -369,6 +369,12 @@ func (m *Manager) forget(e *entry) {
 	m.c.References.Release(p)
 	m.c.Journal.Delete(p.UID)
 	m.goDo(func() { m.clear(p) })
+	// There is room now for those that wait to grow.
+	for _, other := range m.pods {
+		if r := other.m.Resize; r != nil && r.Reason == corev1.PodReasonDeferred {
+			m.resize(other)
+		}
+	}
 }
 
 // View returns what is known of a pod, by namespace and name.

@@ -61,6 +61,9 @@ func (m *Manager) wrote(uid types.UID, p *corev1.Pod, err error) {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		// The object is gone, or another has its name: the feed tells.
 		return
+	case apierrors.IsInvalid(err):
+		// Saying it again would not help; the pod's end must not wait for it.
+		m.c.Logger.Error("status of pod is refused", "pod", e.m.Pod.Namespace+"/"+e.m.Pod.Name, "err", err)
 	default:
 		m.c.Logger.Warn("status of pod", "pod", e.m.Pod.Namespace+"/"+e.m.Pod.Name, "err", err)
 		e.sent = corev1.PodStatus{}
