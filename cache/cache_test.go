@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"testing"
 	"testing/synctest"
@@ -25,7 +26,7 @@ func runningWith(t *testing.T, rows []*api.Resource, run func(ctx context.Contex
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore(t)
 		defer s.Close()
-		c, err := New(Config{Store: s, Resources: rows})
+		c, err := New(Config{Store: s, Resources: rows, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -50,7 +51,7 @@ func (f *flaky) Watch(ctx context.Context, prefix string, after int64) *store.Wa
 // started runs a cache over s until the returned func is called.
 func started(t *testing.T, s store.Store) (*Cache, context.Context, func()) {
 	t.Helper()
-	c, err := New(Config{Store: s, Resources: api.Catalogue})
+	c, err := New(Config{Store: s, Resources: api.Catalogue, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
