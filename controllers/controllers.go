@@ -16,6 +16,7 @@ import (
 	"skiff/client"
 	"skiff/controllers/deployment"
 	"skiff/controllers/endpoints"
+	"skiff/controllers/garbagecollector"
 	"skiff/controllers/loop"
 	"skiff/controllers/namespace"
 	"skiff/controllers/nodeipam"
@@ -82,6 +83,9 @@ func specials(c Config) []special {
 	return []special{
 		{namespace.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
 			return namespace.Run(ctx, namespace.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
+		}},
+		{garbagecollector.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
+			return garbagecollector.Run(ctx, garbagecollector.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
 		}},
 	}
 }
