@@ -14,6 +14,8 @@ import (
 
 	"skiff/api"
 	"skiff/client"
+	"skiff/controllers/bootstraptoken"
+	"skiff/controllers/clusterroles"
 	"skiff/controllers/deployment"
 	"skiff/controllers/endpoints"
 	"skiff/controllers/garbagecollector"
@@ -21,10 +23,12 @@ import (
 	"skiff/controllers/namespace"
 	"skiff/controllers/nodeipam"
 	"skiff/controllers/nodelifecycle"
+	"skiff/controllers/podgc"
 	"skiff/controllers/replicaset"
 	"skiff/controllers/rootca"
 	"skiff/controllers/serviceaccount"
 	"skiff/controllers/tainteviction"
+	"skiff/controllers/ttlafterfinished"
 )
 
 // Config is what the controllers stand on.
@@ -66,6 +70,10 @@ func table(c Config) []loop.Controller {
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		endpoints.Mirror(),
+		podgc.Controller(),
+		ttlafterfinished.Controller(),
+		bootstraptoken.Controller(),
+		clusterroles.Controller(),
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),
