@@ -379,6 +379,34 @@ func TestHandlerAlone(t *testing.T) {
 	}
 }
 
+// A panic costs one request, never the server.
+func TestPanic(t *testing.T) {
+	l := listen(t, func(c *Config, _ *pki.Authority) {
+		c.Front.Health = []HealthCheck{{Name: "bomb", Live: true, Check: func(context.Context) error { panic("boom") }}}
+	})
+	defer l.stop()
+	h, err := rest.HTTPClientFor(l.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := h.Get(l.url + "/livez/bomb"); err == nil {
+		resp.Body.Close()
+		t.Errorf("a request that panics while it writes was answered: %s", resp.Status)
+	}
+	r := l.locate(httptest.NewRequest("GET", "/api", nil))
+	w := httptest.NewRecorder()
+	func() {
+		defer l.Server.recover(w, r)
+		panic("boom")
+	}()
+	if status := decodeStatus(t, w.Body.Bytes()); w.Code != 500 || status.Reason != metav1.StatusReasonInternalError || !strings.Contains(status.Message, "This request caused apiserver to panic. Look in the logs for details.") {
+		t.Errorf("%d %+v", w.Code, status)
+	}
+	if resp, _ := l.call(t, "GET", "/readyz", nil, ""); resp.StatusCode != 200 {
+		t.Errorf("afterwards: %s", resp.Status)
+	}
+}
+
 // kubectl runs stock kubectl, if there is one.
 func kubectl(t *testing.T, kubeconfig, stdin string, args ...string) string {
 	t.Helper()

@@ -192,6 +192,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	defer hurry(ctx, w, r)()
 	result, err := s.serve(ctx, r)
+	r.answered = true
 	s.respond(w, r.withContext(ctx), result, err)
 }
 
@@ -269,5 +270,8 @@ func (s *Server) recover(w http.ResponseWriter, r *Request) {
 		panic(cause)
 	}
 	s.log.Error("panic in a request", "verb", r.Verb, "path", r.HTTP.URL.Path, "cause", cause, "stack", string(debug.Stack()))
+	if r.answered {
+		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+	}
 	s.respond(w, r, nil, apierrors.NewInternalError(errors.New("This request caused apiserver to panic. Look in the logs for details.")))
 }

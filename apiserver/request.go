@@ -61,6 +61,7 @@ type Request struct {
 	UserAgent string
 
 	warnings []string
+	answered bool // writing the answer has begun; HTTP only
 }
 
 // WriteOptions are the options that create, update and patch share.
