@@ -32,6 +32,11 @@ func (s *Server) serve(ctx context.Context, r *Request) (result *Result, err err
 	if err := served(r); err != nil {
 		return nil, err
 	}
+	if !r.Resource.Namespaced {
+		// The path of a namespace names it twice: authorize has asked for rights
+		// in it, the object is in none.
+		r.Namespace = ""
+	}
 	if r.HTTP != nil { // a stranger's body is never read: it stands after authorize
 		if err := r.read(r.HTTP); err != nil {
 			return nil, err

@@ -628,6 +628,16 @@ func TestDeleteNamespace(t *testing.T) {
 	}
 }
 
+// In the path of a namespace its name is a namespace too, for authorization.
+func TestNamespaceInItsOwnPath(t *testing.T) {
+	w := newWriting(t)
+	for _, verb := range []string{"get", "patch:merge"} {
+		if ns := must[*corev1.Namespace](w, verb, "v1/namespaces", "default", "default", `{"metadata":{"labels":{"a":"b"}}}`); ns.Name != "default" || ns.Namespace != "" {
+			t.Errorf("%s: %+v", verb, ns.ObjectMeta)
+		}
+	}
+}
+
 func TestDeleteCollection(t *testing.T) {
 	w := newWriting(t)
 	for i := range 40 {
