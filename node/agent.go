@@ -365,36 +365,44 @@ func (a *Agent) build(ctx context.Context) (*parts, error) {
 		out.close()
 		return nil, err
 	}
-	out.others = append(out.others, func(ctx context.Context) error {
-		for {
-			select {
-			case <-ctx.Done():
-				refs.Wait()
-				return nil
-			case namespace := <-changed:
-				out.pods.Poke(namespace)
-				if files != nil {
-					files.Changed(namespace)
-				}
-			}
-		}
-	})
+	out.others = append(out.others, func(ctx context.Context) error { return spread(ctx, refs, changed, out.pods, files) })
 	a.buildServer(out, layout)
 	if !a.c.Simulated {
-		logs := &rotator{runtime: a.c.Runtime, layout: layout, views: out.pods.Views, size: 10 << 20, files: 5, every: 10 * time.Second, log: a.log}
-		out.others = append(out.others, logs.run)
-		if a.c.ImageGCPercent == 100 {
-			return out, nil
-		}
-		collector := &image.Collector{Store: images, High: a.c.ImageGCPercent, Logger: a.log}
-		out.others = append(out.others, func(ctx context.Context) error {
-			collector.Run(ctx, func(reason, message string) {
-				a.c.Recorder.Event(a.nodeRef(), corev1.EventTypeWarning, reason, message)
-			})
-			return nil
-		})
+		a.buildKeepers(out, layout, images)
 	}
 	return out, nil
+}
+
+// spread tells those that use config maps and secrets that some have changed.
+func spread(ctx context.Context, refs *reference.Keeper, changed <-chan string, pods *pod.Manager, files *volume.Manager) error {
+	for {
+		select {
+		case <-ctx.Done():
+			refs.Wait()
+			return nil
+		case namespace := <-changed:
+			pods.Poke(namespace)
+			if files != nil {
+				files.Changed(namespace)
+			}
+		}
+	}
+}
+
+// buildKeepers adds what keeps the node's disk from filling up.
+func (a *Agent) buildKeepers(out *parts, layout pod.Layout, images *image.Store) {
+	logs := &rotator{runtime: a.c.Runtime, layout: layout, views: out.pods.Views, size: 10 << 20, files: 5, every: 10 * time.Second, log: a.log}
+	out.others = append(out.others, logs.run)
+	if a.c.ImageGCPercent == 100 {
+		return
+	}
+	collector := &image.Collector{Store: images, High: a.c.ImageGCPercent, Logger: a.log}
+	out.others = append(out.others, func(ctx context.Context) error {
+		collector.Run(ctx, func(reason, message string) {
+			a.c.Recorder.Event(a.nodeRef(), corev1.EventTypeWarning, reason, message)
+		})
+		return nil
+	})
 }
 
 func (a *Agent) buildServer(out *parts, layout pod.Layout) {
