@@ -62,14 +62,14 @@ type auth struct {
 	rbac       *rbac.Authorizer
 	node       *node.Authorizer
 
-	rights rights
+	rights *rights
 }
 
 func newAuth(s *Server, c AuthConfig) (auth, error) {
 	if len(c.ServiceCIDRs) == 0 {
 		c.ServiceCIDRs = []string{"10.96.0.0/16"}
 	}
-	a := auth{authConfig: c, rbac: rbac.New(), rights: rights{changed: make(chan struct{})}}
+	a := auth{authConfig: c, rbac: rbac.New(), rights: &rights{changed: make(chan struct{})}}
 	// What every agent may do is the role system:node, which policy binds to nobody.
 	a.node = node.New(func(at authorizer.Attributes) bool {
 		rules, _ := a.rbac.RoleRules(rbacv1.RoleRef{Kind: "ClusterRole", Name: "system:node"}, "")

@@ -36,7 +36,7 @@ func (s *Server) createToken(ctx context.Context, r *Request) (*Result, error) {
 	if err := r.decodeInto(tokenRequestKind, request); err != nil {
 		return nil, err
 	}
-	if err := s.defaultToken(r, request); err != nil {
+	if err := checkToken(r, request); err != nil {
 		return nil, err
 	}
 	account, err := live[*corev1.ServiceAccount](ctx, s, r.Namespace, r.Name)
@@ -55,6 +55,11 @@ func (s *Server) createToken(ctx context.Context, r *Request) (*Result, error) {
 		if err := s.admission.Validate(ctx, w); err != nil {
 			return nil, err
 		}
+	}
+	if len(request.Spec.Audiences) == 0 {
+		// After admission, which tells a node that asks for the server's own
+		// audience by name from one that asks for none.
+		request.Spec.Audiences = s.authConfig.Issuer.Audiences()
 	}
 	claim := authn.Claim{
 		Namespace:      account.Namespace,
@@ -77,17 +82,14 @@ func (s *Server) createToken(ctx context.Context, r *Request) (*Result, error) {
 	return &Result{Code: http.StatusCreated, Object: request}, nil
 }
 
-// defaultToken fills and checks what is asked for.
-func (s *Server) defaultToken(r *Request, t *authenticationv1.TokenRequest) error {
+// checkToken checks what is asked for, and fills in how long the token holds.
+func checkToken(r *Request, t *authenticationv1.TokenRequest) error {
 	var errs field.ErrorList
 	if t.Name != "" && t.Name != r.Name {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), t.Name, "must match the service account name"))
 	}
 	if t.Namespace != "" && t.Namespace != r.Namespace {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "namespace"), t.Namespace, "must match the service account namespace"))
-	}
-	if len(t.Spec.Audiences) == 0 {
-		t.Spec.Audiences = s.authConfig.Issuer.Audiences()
 	}
 	if t.Spec.ExpirationSeconds == nil {
 		seconds := int64(defaultTokenLife / time.Second)

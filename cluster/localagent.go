@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -20,6 +21,8 @@ import (
 	"skiff/cluster/local"
 	"skiff/cluster/pki"
 	"skiff/image"
+	"skiff/network/podnet"
+	"skiff/network/proxy"
 	"skiff/node"
 	"skiff/node/runtime/containerd"
 	"skiff/node/runtime/cri"
@@ -142,6 +145,16 @@ func RunLocalAgent(ctx context.Context, dir, name string, log *slog.Logger, read
 			return group.Wait()
 		}
 	}
+	pods, err := n.podNetwork(api)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return pods.Run(ctx) })
+	services, err := n.serviceProxy(api)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return services.Run(ctx) })
 	agent, err := n.agent(api, endpoint)
 	if err != nil {
 		return err
@@ -171,6 +184,35 @@ func (n *localNode) client() (client.Client, error) {
 			IdleConnTimeout:     90 * time.Second,
 		},
 	}, "skiff-agent")
+}
+
+// serviceProxy leads to services' endpoints.
+func (n *localNode) serviceProxy(api client.Client) (*proxy.Proxy, error) {
+	ranges := n.spec.Ranges()
+	return proxy.New(proxy.Config{
+		NodeName: n.node.Name, Client: api,
+		NodeIPs:       []netip.Addr{ranges.Node(n.node.Number)},
+		ClusterCIDRs:  []netip.Prefix{ranges.Pods},
+		ServiceRanges: []netip.Prefix{ranges.Services},
+		NodeLocal:     []netip.Addr{ranges.DNS()},
+		Logger:        n.log,
+	})
+}
+
+// podNetwork connects the node's pods.
+func (n *localNode) podNetwork(api client.Client) (*podnet.Network, error) {
+	ranges := n.spec.Ranges()
+	return podnet.New(podnet.Config{
+		NodeName: n.node.Name, Client: api,
+		PodCIDRs:      []netip.Prefix{ranges.PodsOf(n.node.Number)},
+		NodeIPs:       []netip.Addr{ranges.Node(n.node.Number)},
+		ClosedRanges:  []netip.Prefix{ranges.Pods, ranges.Nodes},
+		ServiceRanges: []netip.Prefix{ranges.Services},
+		StateDir:      n.dir("network"),
+		Socket:        filepath.Join(n.dirs.Run(), n.node.Name+".cni"),
+		ConfDir:       n.dir("cni"),
+		Logger:        n.log,
+	})
 }
 
 func (n *localNode) agent(api client.Client, endpoint string) (*node.Agent, error) {

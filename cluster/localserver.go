@@ -169,6 +169,9 @@ func runRegistry(ctx context.Context, dirs local.Dirs, spec *local.Spec, log *sl
 // ensureNameService writes the service by which pods know the cluster's DNS. It
 // has no selector: each node's agent answers at the address itself.
 func ensureNameService(ctx context.Context, c client.Client, spec *local.Spec) error {
+	if _, err := client.Get[*corev1.Service](ctx, c, metav1.NamespaceSystem, "kube-dns"); !apierrors.IsNotFound(err) {
+		return err
+	}
 	_, err := client.Create(ctx, c, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: metav1.NamespaceSystem, Name: "kube-dns",
@@ -182,9 +185,6 @@ func ensureNameService(ctx context.Context, c client.Client, spec *local.Spec) e
 			},
 		},
 	})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
 	return err
 }
 

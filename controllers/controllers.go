@@ -19,6 +19,7 @@ import (
 	"skiff/controllers/deployment"
 	"skiff/controllers/endpoints"
 	"skiff/controllers/garbagecollector"
+	"skiff/controllers/loadbalancer"
 	"skiff/controllers/loop"
 	"skiff/controllers/namespace"
 	"skiff/controllers/nodeipam"
@@ -63,6 +64,7 @@ type Signing struct {
 func table(c Config) []loop.Controller {
 	return []loop.Controller{
 		serviceaccount.Controller(),
+		loadbalancer.Controller(),
 		rootca.Controller(c.RootCA),
 		nodelifecycle.Controller(),
 		tainteviction.Controller(),
