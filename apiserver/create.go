@@ -49,28 +49,31 @@ func (s *Server) insert(ctx context.Context, r *Request, obj api.Object) (*Resul
 	if obj.GetResourceVersion() != "" {
 		return nil, errVersionOnCreate()
 	}
-	row.Kind.Create(obj)
-	if err := s.plan(ctx, r, obj, nil); err != nil {
-		return nil, err
-	}
 
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	for attempt := 1; ; attempt++ {
-		baptize(row, obj)
-		result, err := s.insertNamed(ctx, r, w, obj, generated)
+		named := obj
+		if generated {
+			named = obj.DeepCopyObject().(api.Object) // the next attempt begins from what was sent
+		}
+		baptize(row, named)
+		row.Kind.Create(named)
+		if err := s.plan(ctx, r, named, nil); err != nil {
+			return nil, err
+		}
+		w.Object = named
+		result, err := s.insertNamed(ctx, r, w, named)
 		if !generated || !apierrors.IsAlreadyExists(err) {
 			return result, err
 		}
 		if attempt == nameAttempts {
-			return nil, apierrors.NewGenerateNameConflict(r.Resource.GroupResource(), obj.GetName(), 1)
+			return nil, apierrors.NewGenerateNameConflict(r.Resource.GroupResource(), named.GetName(), 1)
 		}
-		obj.SetName("")
 	}
 }
 
-// insertNamed judges and stores a new object that has its name. With keep the
-// caller goes on using obj.
-func (s *Server) insertNamed(ctx context.Context, r *Request, w *admission.Write, obj api.Object, keep bool) (*Result, error) {
+// insertNamed judges and stores a new object that has its name.
+func (s *Server) insertNamed(ctx context.Context, r *Request, w *admission.Write, obj api.Object) (*Result, error) {
 	row := stored(r.Resource)
 	if err := validateNew(row, obj); err != nil {
 		return nil, err
@@ -92,9 +95,6 @@ func (s *Server) insertNamed(ctx context.Context, r *Request, w *admission.Write
 		return &Result{Code: http.StatusCreated, Object: shownObject(r.Resource, obj)}, nil
 	}
 	namespace, name := obj.GetNamespace(), obj.GetName()
-	if keep {
-		obj = obj.DeepCopyObject().(api.Object)
-	}
 	entry, err := s.put(ctx, row, obj, s.condition(r, row, 0))
 	if err != nil {
 		return nil, s.explainExisting(ctx, r, namespace, name, err)

@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -305,6 +306,17 @@ func TestCreate(t *testing.T) {
 	}
 	if status := w.refused("delete", "v1/configmaps", "default", "dry", ""); status.Reason != metav1.StatusReasonNotFound {
 		t.Errorf("after the dry run: %+v", status)
+	}
+}
+
+// A job's labels are made from its uid and its name, which are made first.
+func TestCreateJob(t *testing.T) {
+	w := newWriting(t)
+	for _, meta := range []string{`"name":"j"`, `"generateName":"g-"`} {
+		job := must[*batchv1.Job](w, "create", "batch/v1/jobs", "default", "", `{"metadata":{`+meta+`},"spec":{"template":{"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"i"}]}}}}`)
+		if labels := job.Spec.Template.Labels; labels["batch.kubernetes.io/controller-uid"] != string(job.UID) || labels["batch.kubernetes.io/job-name"] != job.Name {
+			t.Errorf("%s %s: %v", job.Name, job.UID, labels)
+		}
 	}
 }
 
