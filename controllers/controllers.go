@@ -17,6 +17,7 @@ import (
 	"skiff/controllers/bootstraptoken"
 	"skiff/controllers/clusterroles"
 	"skiff/controllers/deployment"
+	"skiff/controllers/disruption"
 	"skiff/controllers/endpoints"
 	"skiff/controllers/garbagecollector"
 	"skiff/controllers/loadbalancer"
@@ -73,6 +74,8 @@ func table(c Config) []loop.Controller {
 		endpoints.Legacy(),
 		endpoints.Mirror(),
 		podgc.Controller(),
+		disruption.Controller(),
+		disruption.Targets(),
 		ttlafterfinished.Controller(),
 		bootstraptoken.Controller(),
 		clusterroles.Controller(),

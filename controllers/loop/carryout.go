@@ -120,6 +120,11 @@ func expected(err error) bool {
 // anything new. Errors name the write.
 func carryOutOne(ctx context.Context, c client.Client, w Write) (m *mark, got api.Object, err error) {
 	obj := w.object
+	if w.Unless != nil {
+		if there, err := present(ctx, c, *w.Unless); there || err != nil {
+			return nil, obj, err
+		}
+	}
 	m = &mark{resource: w.resource, namespace: obj.GetNamespace(), name: obj.GetName(), uid: obj.GetUID()}
 	switch w.verb {
 	case "create":
@@ -143,6 +148,18 @@ func carryOutOne(ctx context.Context, c client.Client, w Write) (m *mark, got ap
 		return settle(ctx, c, m), nil, named
 	}
 	return nil, nil, named
+}
+
+// present tells by a live read whether there is such an object.
+func present(ctx context.Context, c client.Client, id Identity) (bool, error) {
+	obj, err := c.Get(ctx, id.Resource, id.Namespace, id.Name)
+	switch {
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read %s %s/%s: %w", id.Resource, id.Namespace, id.Name, err)
+	}
+	return id.UID == "" || obj.GetUID() == id.UID, nil
 }
 
 // lost tells whether it is unknown if the write happened.

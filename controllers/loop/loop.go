@@ -76,10 +76,20 @@ type Write struct {
 	Stage int
 	// Optional: NotFound, AlreadyExists and Conflict do not fail the plan.
 	Optional bool
+	// Unless names an object whose absence the write rests on. It is read live
+	// before: where it is there after all, nothing is written.
+	Unless *Identity
 	// Done and Failed, if set, make the event that tells of a success (got is what
 	// was written; for a delete, what was deleted) or of a refusal.
 	Done   func(got api.Object) Event
 	Failed func(err error) Event
+}
+
+// Identity is one object: by name and UID, or whichever has the name.
+type Identity struct {
+	Resource        *api.Resource
+	Namespace, Name string
+	UID             types.UID // "": any
 }
 
 // Create creates obj; a generateName is turned into a name by the loop, so that

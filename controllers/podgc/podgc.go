@@ -101,10 +101,14 @@ func decide(v *client.View, key loop.Key, now time.Time, m loop.Memory) (loop.Pl
 	if end := since.Add(quarantine); now.Before(end) {
 		return loop.Plan{WakeAt: end}, since
 	}
-	return loop.Plan{Writes: remove(pod, &corev1.PodCondition{
+	writes := remove(pod, &corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation, LastTransitionTime: metav1.NewTime(now),
 		Reason: "DeletionByPodGC", Message: "PodGC: node no longer exists",
-	})}, since
+	})
+	for i := range writes {
+		writes[i].Unless = &loop.Identity{Resource: api.For[*corev1.Node](), Name: pod.Spec.NodeName}
+	}
+	return loop.Plan{Writes: writes}, since
 }
 
 // remove deletes the pod at once; it has failed, unless it has finished.
