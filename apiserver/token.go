@@ -76,6 +76,7 @@ func (s *Server) createToken(ctx context.Context, r *Request) (*Result, error) {
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	request.SetGroupVersionKind(tokenRequestKind)
 	request.Name, request.Namespace = account.Name, account.Namespace
 	request.CreationTimestamp = metav1.Now().Rfc3339Copy()
 	request.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires).Rfc3339Copy()}
