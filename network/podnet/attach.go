@@ -280,7 +280,10 @@ func (w *wiring) sysctls() error {
 		{"ipv4/conf/%s/send_redirects", "0"},
 	}
 	if w.has6() {
-		settings = append(settings, [2]string{"ipv6/conf/%s/accept_ra", "0"}, [2]string{"ipv6/conf/%s/forwarding", "1"})
+		settings = append(settings, [2]string{"ipv6/conf/%s/accept_ra", "0"}, [2]string{"ipv6/conf/%s/accept_dad", "0"})
+		if err := forward6(w.a.Host); err != nil {
+			return err
+		}
 	} else {
 		settings = append(settings, [2]string{"ipv6/conf/%s/disable_ipv6", "1"})
 	}
@@ -311,6 +314,16 @@ func sysctl(name, value string) error {
 		return fmt.Errorf("set net/%s to %s: %w", name, value, err)
 	}
 	return nil
+}
+
+// forward6 lets an interface forward IPv6. Kernels before 6.17 know only one
+// setting for all of a namespace's interfaces.
+func forward6(name string) error {
+	own := "ipv6/conf/" + name + "/force_forwarding"
+	if _, err := os.Stat("/proc/sys/net/" + own); err != nil {
+		return sysctl("ipv6/conf/all/forwarding", "1")
+	}
+	return sysctl(own, "1")
 }
 
 func (w *wiring) result() *types100.Result {

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-func needNamespaces(t *testing.T) {
+func needNamespaces(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
@@ -50,7 +50,7 @@ func needNamespaces(t *testing.T) {
 	up(t, "lo")
 }
 
-func up(t *testing.T, name string) {
+func up(t testing.TB, name string) {
 	t.Helper()
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -62,7 +62,7 @@ func up(t *testing.T, name string) {
 }
 
 // newNamespace makes a network namespace with a path, as a runtime does.
-func newNamespace(t *testing.T) (path string, remove func()) {
+func newNamespace(t testing.TB) (path string, remove func()) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -92,7 +92,7 @@ func newNamespace(t *testing.T) (path string, remove func()) {
 }
 
 // onThread runs f on a thread that ends afterwards.
-func onThread(t *testing.T, f func() error) {
+func onThread(t testing.TB, f func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {

@@ -155,11 +155,11 @@ func (n *Network) forwardUplinks(nodeIPs []netip.Addr) error {
 			failed = append(failed, err)
 			continue
 		}
-		version := "ipv4"
 		if ip.Is6() {
-			version = "ipv6"
+			failed = append(failed, forward6(link.Attrs().Name))
+			continue
 		}
-		failed = append(failed, sysctl(version+"/conf/"+link.Attrs().Name+"/forwarding", "1"))
+		failed = append(failed, sysctl("ipv4/conf/"+link.Attrs().Name+"/forwarding", "1"))
 	}
 	return errors.Join(failed...)
 }
