@@ -34,7 +34,9 @@ func hostNetworkOf(dir string, r Ranges) HostNetwork {
 }
 
 // Bridge is the name of the bridge.
-func (h HostNetwork) Bridge() string { return "skiff-" + h.id }
+func (h HostNetwork) Bridge() string { return bridgePrefix + h.id }
+
+const bridgePrefix = "skiff-"
 
 func (h HostNetwork) table() string     { return "skiff_" + h.id }
 func (h HostNetwork) veth(n int) string { return fmt.Sprintf("sk%s-%d", h.id, n) }
@@ -97,8 +99,55 @@ func (h HostNetwork) forward(bridge netlink.Link) error {
 		if err := os.WriteFile(path, []byte("1"), 0o644); err != nil {
 			return fmt.Errorf("turn on forwarding for %s: %w", name, err)
 		}
+		if name == h.Bridge() {
+			continue // it goes as a whole
+		}
+		if err := noteForwarding(name); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// forwardingNote names, a line each, the interfaces of the machine for which a
+// cluster turned forwarding on. It is shared by all clusters, and gone after a reboot as
+// the setting is.
+const forwardingNote = "/run/skiff-forwarding"
+
+func noteForwarding(name string) error {
+	f, err := os.OpenFile(forwardingNote, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("note forwarding of %s: %w", name, err)
+	}
+	_, err = fmt.Fprintln(f, name)
+	return errors.Join(err, f.Close())
+}
+
+// stopForwarding turns off again what clusters turned on, once none is left.
+func stopForwarding() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("look for other clusters: %w", err)
+	}
+	for _, link := range links {
+		if link.Type() == "bridge" && strings.HasPrefix(link.Attrs().Name, bridgePrefix) {
+			return nil
+		}
+	}
+	names, err := os.ReadFile(forwardingNote)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read what forwarding was turned on: %w", err)
+	}
+	for name := range strings.FieldsSeq(string(names)) {
+		err := os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", name, "forwarding"), []byte("0"), 0o644)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("turn off forwarding for %s: %w", name, err)
+		}
+	}
+	return os.Remove(forwardingNote)
 }
 
 // rules: what the nodes send to the outside gets the machine's address; nobody
@@ -145,7 +194,7 @@ func (h HostNetwork) Remove(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("open range %s: %w", p, err))
 		}
 	}
-	errs = append(errs, nft(ctx, fmt.Sprintf("table ip %[1]s\ndelete table ip %[1]s\n", h.table())))
+	errs = append(errs, nft(ctx, fmt.Sprintf("table ip %[1]s\ndelete table ip %[1]s\n", h.table())), stopForwarding())
 	return errors.Join(errs...)
 }
 

@@ -77,7 +77,7 @@ func kubeconfigPath(o owner) string {
 
 // MergeKubeconfig adds the cluster to the user's kubeconfig and makes it current.
 func MergeKubeconfig(cluster string, a Access) (path string, err error) {
-	return changeKubeconfig(func(c *clientcmdapi.Config) {
+	return changeKubeconfig("", func(c *clientcmdapi.Config) {
 		name := ContextName(cluster)
 		from := a.Kubeconfig(cluster)
 		c.Clusters[name], c.AuthInfos[name] = from.Clusters[name], from.AuthInfos[name]
@@ -89,9 +89,10 @@ func MergeKubeconfig(cluster string, a Access) (path string, err error) {
 	})
 }
 
-// RemoveKubeconfig takes the cluster out of the user's kubeconfig again.
-func RemoveKubeconfig(cluster string) error {
-	_, err := changeKubeconfig(func(c *clientcmdapi.Config) {
+// RemoveKubeconfig takes the cluster out of the kubeconfig at path again; empty:
+// the user's.
+func RemoveKubeconfig(cluster, path string) error {
+	_, err := changeKubeconfig(path, func(c *clientcmdapi.Config) {
 		name := ContextName(cluster)
 		delete(c.Clusters, name)
 		delete(c.AuthInfos, name)
@@ -103,14 +104,16 @@ func RemoveKubeconfig(cluster string) error {
 	return err
 }
 
-// changeKubeconfig reads the file, changes it, and writes it if it differs. It
-// belongs to the user afterwards, also under sudo.
-func changeKubeconfig(change func(*clientcmdapi.Config)) (path string, err error) {
+// changeKubeconfig reads the file at path (empty: the user's), changes it, and
+// writes it. It belongs to the user afterwards, also under sudo.
+func changeKubeconfig(path string, change func(*clientcmdapi.Config)) (_ string, err error) {
 	o, err := kubeconfigOwner()
 	if err != nil {
 		return "", err
 	}
-	path = kubeconfigPath(o)
+	if path == "" {
+		path = kubeconfigPath(o)
+	}
 	before, err := os.ReadFile(path)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {

@@ -190,7 +190,7 @@ func Down(ctx context.Context, dir string) error {
 	if err := Stop(ctx, dir); err != nil {
 		return err
 	}
-	if err := RemoveKubeconfig(spec.Name); err != nil {
+	if err := RemoveKubeconfig(spec.Name, spec.Kubeconfig); err != nil {
 		return err
 	}
 	// The record last: a removal that was cut short can be taken up again.
@@ -245,7 +245,8 @@ func endInside(ctx context.Context, dirs Dirs, n Node, ns Namespaces) error {
 	return nil
 }
 
-// removeCgroups removes an empty group and all below it, in every hierarchy.
+// removeCgroups removes an empty group and all below it, in every hierarchy, and
+// the group of all clusters where this was the last one.
 func removeCgroups(group string) error {
 	roots, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
 	if err != nil {
@@ -266,6 +267,11 @@ func removeCgroups(group string) error {
 		for i := len(dirs) - 1; i >= 0; i-- { // the innermost first
 			if err := os.Remove(dirs[i]); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("remove control group: %w", err)
+			}
+		}
+		for up := filepath.Dir(top); len(dirs) > 0 && up != filepath.Dir(root); up = filepath.Dir(up) {
+			if os.Remove(up) != nil {
+				break // other clusters or nodes are in it
 			}
 		}
 	}

@@ -74,7 +74,7 @@ func TestKubeconfigIsMergedAndTakenOut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sub", "config")
 	t.Setenv("KUBECONFIG", path)
 	t.Setenv("SUDO_USER", "")
-	if err := RemoveKubeconfig("a"); err != nil {
+	if err := RemoveKubeconfig("a", ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); err == nil {
@@ -89,7 +89,7 @@ func TestKubeconfigIsMergedAndTakenOut(t *testing.T) {
 	if err != nil || len(c.Contexts) != 2 || c.CurrentContext != "skiff-b" {
 		t.Fatalf("%+v, %v", c, err)
 	}
-	if err := RemoveKubeconfig("b"); err != nil {
+	if err := RemoveKubeconfig("b", path); err != nil {
 		t.Fatal(err)
 	}
 	c, _ = clientcmd.LoadFromFile(path)

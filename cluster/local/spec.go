@@ -31,6 +31,8 @@ type Spec struct {
 	// RegistryPort is where images are pushed, on 127.0.0.1, and pulled, on the bridge.
 	RegistryPort int    `json:"registryPort"`
 	Nodes        []Node `json:"nodes"`
+	// Kubeconfig is the file that the cluster was merged into last.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
 	// RuntimeEndpoint is a CRI socket that somebody else serves; empty: each node has its own containerd.
 	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
 }

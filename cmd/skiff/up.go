@@ -135,6 +135,16 @@ func finishUp(ctx context.Context, dir string, spec *local.Spec, s *steps) error
 	if err != nil {
 		return err
 	}
+	if spec.Kubeconfig != path {
+		// `skiff down` takes it out of the same file, whoever calls it.
+		if spec, err = local.Load(dir); err != nil {
+			return err
+		}
+		spec.Kubeconfig = path
+		if err := spec.Save(dir); err != nil {
+			return err
+		}
+	}
 	fmt.Printf("Cluster %s is ready after %.2f s: kubectl's context is %s (in %s)\n", spec.Name, time.Since(s.began).Seconds(), local.ContextName(spec.Name), path)
 	return nil
 }
