@@ -422,5 +422,6 @@ func BenchmarkAttach(b *testing.B) {
 		if err := n.detach(b.Context(), "c_eth0", hostName("c", "eth0")); err != nil {
 			b.Fatal(err)
 		}
-	}	b.ReportMetric(attaching.Seconds()*1e3/float64(b.N), "ms/attach")
+	}
+	b.ReportMetric(attaching.Seconds()*1e3/float64(b.N), "ms/attach")
 }
