@@ -335,7 +335,10 @@ func TestForwarding(t *testing.T) {
 	if b := second.asked.Load(); b != 4 {
 		t.Errorf("the second upstream was asked %d times, want 4: two answers fit", b)
 	}
-	if n := len(s.forward.kept); n != 2 {
+	s.forward.mu.Lock()
+	n := len(s.forward.kept)
+	s.forward.mu.Unlock()
+	if n != 2 {
 		t.Errorf("%d answers are kept, want 2", n)
 	}
 	second.mute.Store(true)
