@@ -18,6 +18,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 
 	"skiff/api"
+	"skiff/apiserver/admission"
 	"skiff/apiserver/authn"
 	"skiff/apiserver/authz/node"
 	"skiff/apiserver/authz/rbac"
@@ -223,13 +224,14 @@ func cannot(at *authorizer.AttributesRecord) string {
 	return text + " at the cluster scope"
 }
 
-// checkEscalation refuses roles and bindings that would give their writer more
-// than the writer has.
-func (s *Server) checkEscalation(ctx context.Context, r *Request, obj, old api.Object) error {
-	if r.Resource.Group != rbacv1.GroupName {
+// checkEscalation refuses roles and bindings that would give others more than
+// their writer has.
+func (s *Server) checkEscalation(ctx context.Context, w *admission.Write) error {
+	obj, ok := w.Object.(api.Object)
+	if !ok || w.Resource.Group != rbacv1.GroupName {
 		return nil
 	}
-	return s.rbac.CheckEscalation(ctx, s.authz, r.User, r.Resource, obj, old)
+	return s.rbac.CheckEscalation(ctx, s.authz, w.User, w.Resource, obj, w.Old)
 }
 
 // liveObjects answers for what tokens are bound to, linearizably.

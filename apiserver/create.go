@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"skiff/api"
@@ -58,6 +59,7 @@ func (s *Server) insert(ctx context.Context, r *Request, obj api.Object) (*Resul
 		}
 		baptize(row, named)
 		row.Kind.Create(named)
+		noteRequester(r, named)
 		if err := s.plan(ctx, r, named, nil); err != nil {
 			return nil, err
 		}
@@ -158,4 +160,21 @@ func (s *Server) judged(r *Request, verb string, obj, old api.Object) *admission
 // and with its kind.
 func shownObject(row *api.Resource, obj api.Object) api.Object {
 	return withKind(fromStored(row, obj), row.GVK())
+}
+
+// noteRequester writes into a certificate request who made it: what its signer
+// goes by cannot be said by the client.
+func noteRequester(r *Request, obj api.Object) {
+	csr, ok := obj.(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return
+	}
+	csr.Spec.Username, csr.Spec.UID, csr.Spec.Groups = r.User.GetName(), r.User.GetUID(), r.User.GetGroups()
+	csr.Spec.Extra = map[string]certificatesv1.ExtraValue{}
+	for key, values := range r.User.GetExtra() {
+		csr.Spec.Extra[key] = values
+	}
+	if len(csr.Spec.Extra) == 0 {
+		csr.Spec.Extra = nil
+	}
 }

@@ -22,8 +22,10 @@ type write struct {
 
 func newWrite(s *Server) (write, error) {
 	limitCopies()
+	chain := admission.New(admission.Config{Reader: reader{s}, Authorizer: s.authz})
 	return write{
-		admission: admission.New(admission.Config{Reader: reader{s}, Authorizer: s.authz}),
+		// Nobody gives others more than they have themselves.
+		admission: append(chain, admission.Step{Name: "RBACEscalation", Validate: s.checkEscalation}),
 		owners:    newOwners(s.log),
 		services:  alloc.New(alloc.Config{Store: s.store, Cluster: addressBook{s}, Log: s.log}),
 	}, nil
