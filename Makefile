@@ -6,6 +6,10 @@ SHELL := bash
 
 GO ?= go
 export GO
+
+# The same for everything that is compiled, so that building and testing share one build cache.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath -buildvcs=false
 export PATH := $(CURDIR)/bin:$(PATH):/usr/sbin:/sbin
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -26,8 +30,9 @@ help: ## what there is to make
 .PHONY: build skiff runtime kubectl deps
 build: skiff runtime ## bin/skiff and the pinned container runtime in bin/runtime
 
-skiff: ## bin/skiff alone
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
+skiff: ## bin/skiff alone, and the small program that containerd calls for a pod's network
+	$(GO) build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
+	$(GO) build -ldflags "-s -w" -o bin/skiff-cni ./cmd/skiff-cni
 
 runtime: ## bin/runtime: containerd, its shim and runc, from the versions in tools/runtime/go.mod
 	@tools/deps.sh build
