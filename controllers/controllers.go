@@ -20,6 +20,7 @@ import (
 	"skiff/controllers/disruption"
 	"skiff/controllers/endpoints"
 	"skiff/controllers/garbagecollector"
+	"skiff/controllers/job"
 	"skiff/controllers/loadbalancer"
 	"skiff/controllers/loop"
 	"skiff/controllers/namespace"
@@ -82,6 +83,7 @@ func table(c Config) []loop.Controller {
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),
+		job.Controller(),
 	}
 }
 
