@@ -15,13 +15,14 @@ import (
 	"skiff/api"
 	"skiff/client"
 	"skiff/controllers/bootstraptoken"
+	"skiff/controllers/claims"
 	"skiff/controllers/clusterroles"
 	"skiff/controllers/deployment"
 	"skiff/controllers/disruption"
 	"skiff/controllers/endpoints"
 	"skiff/controllers/garbagecollector"
-	"skiff/controllers/job"
 	"skiff/controllers/loadbalancer"
+	"skiff/controllers/job"
 	"skiff/controllers/loop"
 	"skiff/controllers/namespace"
 	"skiff/controllers/nodeipam"
@@ -75,6 +76,10 @@ func table(c Config) []loop.Controller {
 		endpoints.Legacy(),
 		endpoints.Mirror(),
 		podgc.Controller(),
+		claims.Binder(),
+		claims.ProtectClaims(),
+		claims.ProtectVolumes(),
+		claims.DefaultClass(),
 		disruption.Controller(),
 		disruption.Targets(),
 		ttlafterfinished.Controller(),
