@@ -415,3 +415,18 @@ func TestZoneForgets(t *testing.T) {
 		t.Errorf("%d names, %d services, %d namespaces are left", len(z.names)-names, len(z.owned)-1, len(z.namespaces))
 	}
 }
+
+func BenchmarkAnswer(b *testing.B) {
+	s := &Server{c: Config{Domain: "cluster.local."}, zone: newZone("cluster.local.", nil, nil), forward: newForwarder(nil, time.Second, 1)}
+	view := client.NewView()
+	view.Apply(cluster())
+	s.apply(view, cluster())
+	s.zone.open()
+	q := new(mdns.Msg)
+	q.SetQuestion("web.default.svc.cluster.local.", mdns.TypeA)
+	for b.Loop() {
+		if r := s.answer(q, true); len(r.Answer) != 1 {
+			b.Fatal(r)
+		}
+	}
+}

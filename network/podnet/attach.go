@@ -160,6 +160,11 @@ func (w *wiring) connect() error {
 	if err := w.makePair(inPod); err != nil {
 		return err
 	}
+	// The node's end is up first: the pod's end then has a carrier from its first
+	// moment, and its addresses work at once.
+	if err := w.raiseHost(); err != nil {
+		return err
+	}
 	if err := w.podSide(inPod); err != nil {
 		return err
 	}
@@ -232,7 +237,7 @@ func neighbour(link int, ip net.IP, mac net.HardwareAddr) *netlink.Neigh {
 	return &netlink.Neigh{LinkIndex: link, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}
 }
 
-func (w *wiring) nodeSide() error {
+func (w *wiring) raiseHost() error {
 	if err := w.sysctls(); err != nil {
 		return err
 	}
@@ -242,6 +247,14 @@ func (w *wiring) nodeSide() error {
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set %s up: %w", w.a.Host, err)
+	}
+	return nil
+}
+
+func (w *wiring) nodeSide() error {
+	link, err := netlink.LinkByName(w.a.Host)
+	if err != nil {
+		return fmt.Errorf("find the interface %s: %w", w.a.Host, err)
 	}
 	for _, ip := range w.a.Addresses {
 		if err := netlink.NeighSet(neighbour(link.Attrs().Index, ip.AsSlice(), w.podMAC)); err != nil {

@@ -6,7 +6,7 @@
 // stays in the node's namespace, and a /32 (or /128) route leads to it: there is
 // no bridge, so a pod can only send what the node routes, from its own address.
 //
-// Exported: New(Config) and Network.Run, which the agent calls. The container
+// Exported: New(Config) and Network.Run, which the agent calls; Remove. The container
 // runtime reaches it through the program cmd/skiff-cni and a unix socket.
 //
 // It never looks at pods or services, and it leaves everything in place when it

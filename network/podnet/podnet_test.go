@@ -103,7 +103,12 @@ func newAgent(t *testing.T) *agent {
 		Logger: slog.New(slog.DiscardHandler),
 	}}
 	a.start()
-	t.Cleanup(func() { a.stop() })
+	t.Cleanup(func() {
+		a.stop()
+		if err := Remove(context.Background(), ""); err != nil {
+			t.Error(err)
+		}
+	})
 	return a
 }
 
@@ -486,5 +491,35 @@ func TestTunnelCarriesTraffic(t *testing.T) {
 	greeter(t, far, "10.64.3.7:80")
 	if got, err := visit(t, p1, "10.64.3.7:80"); err != nil || got != ip1 {
 		t.Errorf("through the tunnel: came from %q (%v), want %s", got, err, ip1)
+	}
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	needNamespaces(t)
+	outside(t)
+	state := func() string {
+		var all strings.Builder
+		for _, command := range [][]string{{"ip", "-o", "link"}, {"ip", "route"}, {"ip", "-6", "route"}, {"nft", "list", "tables"}} {
+			out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", command, out)
+			}
+			all.Write(out)
+		}
+		return all.String()
+	}
+	if err := Remove(t.Context(), ""); err != nil { // what other tests left
+		t.Fatal(err)
+	}
+	before := state()
+	a := newAgent(t)
+	a.tell(nodes(node("n1", "10.63.0.2", "10.64.1.0/24"), node("n2", "10.63.0.9", "10.64.2.0/24")))
+	a.add("c1", map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}})
+	a.stop()
+	if err := Remove(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if after := state(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 }

@@ -4,7 +4,7 @@
 // maps and sets in one table per IP family. It owns these tables, and the health
 // check ports of services with externalTrafficPolicy Local.
 //
-// Exported: New(Config), Proxy.Run and Proxy.Ready, which the agent calls.
+// Exported: New(Config), Proxy.Run and Proxy.Ready, which the agent calls; Remove.
 //
 // What a service needs (a part) is computed by a pure function of the service,
 // its slices and the node; a table remembers what was written and writes the
@@ -30,6 +30,8 @@ import (
 	"skiff/api"
 	"skiff/client"
 )
+
+const defaultTable = "skiff-proxy"
 
 // Config says what the proxy serves.
 type Config struct {
@@ -79,7 +81,7 @@ func New(c Config) (*Proxy, error) {
 		return nil, errors.New("service proxy: no node name or no client")
 	}
 	if c.Table == "" {
-		c.Table = "skiff-proxy"
+		c.Table = defaultTable
 	}
 	if c.Resync == 0 {
 		c.Resync = time.Minute
