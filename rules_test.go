@@ -74,7 +74,7 @@ var everyController = []string{"controllers/loop", "controllers/workload", "cont
 var testsMaySee = map[string][]string{
 	"apiserver":              {"cluster/pki"}, // certificates for real handshakes
 	"apiserver/authn":        {"cluster/pki"},
-	"controllers":            {"skifftest"}, // stories run against a whole cluster
+	"controllers":            {"skifftest", "node/runtime/simulated"}, // stories run against a whole cluster
 	"controllers/deployment": {"controllers/replicaset"},
 }
 
