@@ -15,14 +15,15 @@ import (
 	"skiff/api"
 	"skiff/client"
 	"skiff/controllers/bootstraptoken"
+	"skiff/controllers/certificates"
 	"skiff/controllers/claims"
 	"skiff/controllers/clusterroles"
 	"skiff/controllers/deployment"
 	"skiff/controllers/disruption"
 	"skiff/controllers/endpoints"
 	"skiff/controllers/garbagecollector"
-	"skiff/controllers/loadbalancer"
 	"skiff/controllers/job"
+	"skiff/controllers/loadbalancer"
 	"skiff/controllers/loop"
 	"skiff/controllers/namespace"
 	"skiff/controllers/nodeipam"
@@ -76,6 +77,7 @@ func table(c Config) []loop.Controller {
 		endpoints.Legacy(),
 		endpoints.Mirror(),
 		podgc.Controller(),
+		certificates.Cleaner(),
 		claims.Binder(),
 		claims.ProtectClaims(),
 		claims.ProtectVolumes(),
@@ -103,6 +105,13 @@ func specials(c Config) []special {
 	return []special{
 		{namespace.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
 			return namespace.Run(ctx, namespace.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
+		}},
+		{certificates.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
+			config := certificates.Config{Client: cl, Logger: c.Logger}
+			if c.Signing != nil {
+				config.Certificate, config.Key = c.Signing.Certificate, c.Signing.Key
+			}
+			return certificates.Run(ctx, config)
 		}},
 		{garbagecollector.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
 			return garbagecollector.Run(ctx, garbagecollector.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"skiff/api"
 	"skiff/skifftest"
@@ -28,7 +29,11 @@ type story struct {
 
 func tell(t *testing.T, c skifftest.Config) *story {
 	t.Helper()
-	config := skifftest.New(t, c).RESTConfig()
+	return tellOver(t, skifftest.New(t, c).RESTConfig())
+}
+
+func tellOver(t *testing.T, config *rest.Config) *story {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return &story{kubernetes.NewForConfigOrDie(config), t, ctx, dynamic.NewForConfigOrDie(config)}
