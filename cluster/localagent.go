@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,7 @@ import (
 	"skiff/cluster/local"
 	"skiff/cluster/pki"
 	"skiff/image"
+	"skiff/network/dns"
 	"skiff/network/podnet"
 	"skiff/network/proxy"
 	"skiff/node"
@@ -155,6 +157,11 @@ func RunLocalAgent(ctx context.Context, dir, name string, log *slog.Logger, read
 		return err
 	}
 	group.Go(func() error { return services.Run(ctx) })
+	names, err := n.nameServer(api)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return names.Run(ctx) })
 	agent, err := n.agent(api, endpoint)
 	if err != nil {
 		return err
@@ -199,6 +206,39 @@ func (n *localNode) serviceProxy(api client.Client) (*proxy.Proxy, error) {
 	})
 }
 
+// nameServer answers DNS at the address of the service kube-dns, on the node
+// itself.
+func (n *localNode) nameServer(api client.Client) (*dns.Server, error) {
+	ranges := n.spec.Ranges()
+	upstreams, err := nameServers("/etc/resolv.conf")
+	if err != nil {
+		return nil, err
+	}
+	return dns.New(dns.Config{
+		Client: api, Listen: []string{net.JoinHostPort(ranges.DNS().String(), "53")}, Interface: "skiff-dns",
+		Ranges: []netip.Prefix{ranges.Pods, ranges.Services}, Upstreams: upstreams, Logger: n.log,
+	})
+}
+
+// nameServers reads whom the machine itself asks. Loopback addresses are left
+// out: in the node's network nobody answers there.
+func nameServers(path string) (servers []string, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("find the machine's name servers: %w", err)
+	}
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		if ip, err := netip.ParseAddr(fields[1]); err == nil && !ip.IsLoopback() {
+			servers = append(servers, fields[1])
+		}
+	}
+	return servers, nil
+}
+
 // podNetwork connects the node's pods.
 func (n *localNode) podNetwork(api client.Client) (*podnet.Network, error) {
 	ranges := n.spec.Ranges()
@@ -239,6 +279,8 @@ func (n *localNode) agent(api client.Client, endpoint string) (*node.Agent, erro
 		PodCIDRs:      []string{ranges.PodsOf(n.node.Number).String()},
 		ClusterDNS:    []string{ranges.DNS().String()},
 		ClusterDomain: "cluster.local",
+		// What a developer loaded stays, however full the disk is.
+		ImageGCPercent: 100,
 		Serving: node.Serving{
 			Listener: listener, Certificate: serving.Get, ClientCAs: func() *x509.CertPool { return clients },
 		},

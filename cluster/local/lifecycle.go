@@ -31,6 +31,9 @@ func (c Commands) Status(ctx context.Context) (s Status, err error) {
 	return s, c.call(ctx, "GET", "/status", &s)
 }
 
+// Ready waits until the server process is ready.
+func (c Commands) Ready(ctx context.Context) error { return c.call(ctx, "GET", "/ready", nil) }
+
 // AddNode adds a node; an empty name is chosen.
 func (c Commands) AddNode(ctx context.Context, name string) (n Node, err error) {
 	return n, c.call(ctx, "POST", "/nodes?name="+name, &n)

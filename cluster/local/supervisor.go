@@ -206,6 +206,7 @@ func (s *Supervisor) listen() (net.Listener, error) {
 func (s *Supervisor) serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status()) })
+	mux.HandleFunc("GET /ready", s.awaitServer)
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status()); s.stop() })
 	mux.HandleFunc("POST /nodes", s.addNode)
 	mux.HandleFunc("DELETE /nodes/{name}", s.removeNode)
@@ -222,6 +223,20 @@ func (s *Supervisor) serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("answer commands: %w", err)
 	}
 	return nil
+}
+
+// awaitServer answers when the server process has said that it is ready.
+func (s *Supervisor) awaitServer(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	server := s.kids[serverProcess]
+	s.mu.Unlock()
+	select {
+	case <-server.ready:
+		answer(w, s.status())
+	case <-r.Context().Done():
+	case <-s.ctx.Done():
+		http.Error(w, "the cluster is stopping", http.StatusServiceUnavailable)
+	}
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -118,6 +118,10 @@ func finishUp(ctx context.Context, dir string, spec *local.Spec, s *steps) error
 	if err != nil {
 		return err
 	}
+	if err := local.CommandsOf(dir).Ready(ctx); err != nil {
+		return fmt.Errorf("the server does not come up: %w (see `skiff logs --name %s server`)", err, spec.Name)
+	}
+	s.done("API server ready")
 	if err := waitFor(ctx, c, client.Source{Resource: api.For[*corev1.ServiceAccount](), Namespace: "default"}, func(v *client.View) bool {
 		_, ok := client.Find[*corev1.ServiceAccount](v, "default", "default")
 		return ok

@@ -134,10 +134,20 @@ func (r *Reporter) Run(ctx context.Context) error {
 	if r.c.Recorder != nil {
 		r.c.Recorder.Event(r.ref(), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	}
-	t := time.NewTicker(r.c.Every)
+	t := time.NewTimer(0)
 	defer t.Stop()
+	soon := firstLook
 	for {
 		r.report(ctx)
+		wait := r.c.Every
+		if !r.saidReady() {
+			// What it lacks (the pod network's configuration, usually) is about to come.
+			wait = min(soon, wait)
+			soon *= 2
+		} else {
+			soon = firstLook
+		}
+		t.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -145,6 +155,19 @@ func (r *Reporter) Run(ctx context.Context) error {
 		case <-r.poke:
 		}
 	}
+}
+
+// firstLook is how soon a node that is not ready is looked at again; then the
+// pauses double, up to Config.Every.
+const firstLook = 50 * time.Millisecond
+
+// saidReady tells whether the last report was that the node is ready.
+func (r *Reporter) saidReady() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.said.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 func (r *Reporter) ref() *corev1.ObjectReference {
