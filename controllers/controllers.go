@@ -82,6 +82,7 @@ func table(c Config) []loop.Controller {
 		claims.ProtectClaims(),
 		claims.ProtectVolumes(),
 		claims.DefaultClass(),
+		claims.Ephemeral(),
 		disruption.Controller(),
 		disruption.Targets(),
 		ttlafterfinished.Controller(),

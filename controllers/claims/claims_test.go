@@ -140,3 +140,20 @@ func TestAVolumeMayBeMeantForAClaim(t *testing.T) {
 		t.Errorf("got %q, %s", have(w).Spec.VolumeName, phaseOf(w, "v"))
 	}
 }
+
+func TestAPodCarriesItsClaim(t *testing.T) {
+	w := rehearsal.New(t, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Ephemeral())
+	template := corev1.PersistentVolumeClaimTemplate{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: claim("fast", "1Gi").Spec}
+	w.Put(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "p"}, Spec: corev1.PodSpec{Volumes: []corev1.Volume{
+		{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &template}}}}}})
+	w.Settle()
+	c, ok := client.Find[*corev1.PersistentVolumeClaim](w.View, "x", "p-scratch")
+	if !ok || c.OwnerReferences[0].Name != "p" || *c.Spec.StorageClassName != "fast" || c.Labels["a"] != "b" {
+		t.Fatalf("%+v", c)
+	}
+	w.Remove(c)
+	w.Settle()
+	if _, ok := client.Find[*corev1.PersistentVolumeClaim](w.View, "x", "p-scratch"); !ok {
+		t.Error("a deleted claim does not come back while its pod lives")
+	}
+}
