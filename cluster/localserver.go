@@ -94,6 +94,13 @@ func RunLocalServer(ctx context.Context, dir string, log *slog.Logger, ready fun
 		if err := ensureNameService(ctx, plane.Client(operator, "skiff"), spec); err != nil {
 			return fmt.Errorf("service kube-dns: %w", err)
 		}
+		if onBridge(spec) {
+			operator := plane.Client(operator, "skiff")
+			events := client.NewRecorder(client.RecorderConfig{Client: operator, Component: "skiff", Logger: log})
+			ports := &localPorts{client: operator, record: events, log: log}
+			group.Go(func() error { return events.Run(ctx) })
+			group.Go(func() error { return ports.run(ctx) })
+		}
 		if simulated != nil {
 			if err := simulated.Start(ctx, plane, len(spec.Nodes), log); err != nil {
 				return err

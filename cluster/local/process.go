@@ -131,6 +131,15 @@ func (p *process) once(ctx context.Context) error {
 	}
 }
 
+// bounce has the process stop and start again.
+func (p *process) bounce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pid != 0 {
+		syscall.Kill(p.pid, syscall.SIGTERM)
+	}
+}
+
 // listen waits for the word that the process is ready.
 func (p *process) listen(told io.Reader) {
 	var word [1]byte

@@ -259,6 +259,9 @@ func (s *Supervisor) addNode(w http.ResponseWriter, r *http.Request) {
 		if err = s.dirs.Network(s.spec).Create(s.ctx); err == nil {
 			err = s.startNodeLocked(*n)
 		}
+		if len(s.spec.Nodes) == 1 {
+			s.kids[serverProcess].bounce() // now there is a bridge to listen on
+		}
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusConflict)

@@ -196,6 +196,12 @@ func TestAClusterWithContainers(t *testing.T) {
 	if len(pods) != 3 || len(nodes) != 2 {
 		t.Errorf("60 requests came to pods %v on nodes %v, want 3 pods on 2 nodes", pods, nodes)
 	}
+	// The same at localhost, where a newcomer looks first.
+	s.kubectl("wait", "service/web", `--for=jsonpath={.metadata.annotations.skiff\.dev/localhost}`, "--timeout=30s")
+	local := s.kubectl("get", "service", "web", "-o", `jsonpath={.metadata.annotations.skiff\.dev/localhost}`)
+	if w, err := s.get("http://" + local + "/"); err != nil || !pods[w.Pod] {
+		t.Errorf("at %s: %v %v", local, w, err)
+	}
 	pod := s.kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}")
 	if out := s.kubectl("logs", pod); !strings.Contains(out, "serving") {
 		t.Errorf("logs: %q", out)
