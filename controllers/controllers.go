@@ -18,6 +18,7 @@ import (
 	"skiff/controllers/certificates"
 	"skiff/controllers/claims"
 	"skiff/controllers/clusterroles"
+	"skiff/controllers/daemonset"
 	"skiff/controllers/deployment"
 	"skiff/controllers/disruption"
 	"skiff/controllers/endpoints"
@@ -91,6 +92,7 @@ func table(c Config) []loop.Controller {
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),
+		daemonset.Controller(),
 		job.Controller(),
 	}
 }
