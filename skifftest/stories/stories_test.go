@@ -7,7 +7,7 @@
 //	kubectl ARGS…                 stock kubectl, as the cluster's administrator
 //	watch ARGS…                   kubectl ARGS… in the background; see seen
 //	seen PATTERN                  waits until a line of watch's output matches
-//	http [-as USER] [-type TYPE] METHOD PATH [FILE]
+//	http [-as USER] [-token FILE] [-type TYPE] METHOD PATH [FILE]
 //	                              one bare request: its status line and body, indented, as stdout
 package stories
 
@@ -164,6 +164,10 @@ func (s *story) http(ts *testscript.TestScript, neg bool, args []string) {
 		switch args[0] {
 		case "-as":
 			config.Impersonate.UserName = args[1]
+		case "-token":
+			config = rest.AnonymousClientConfig(s.config)
+			config.BearerToken = strings.TrimSpace(ts.ReadFile(args[1]))
+			config.Dial = s.config.Dial
 		case "-type":
 			contentType = args[1]
 		default:
@@ -172,7 +176,7 @@ func (s *story) http(ts *testscript.TestScript, neg bool, args []string) {
 		args = args[2:]
 	}
 	if len(args) != 2 && len(args) != 3 {
-		ts.Fatalf("usage: http [-as USER] [-type TYPE] METHOD PATH [FILE]")
+		ts.Fatalf("usage: http [-as USER] [-token FILE] [-type TYPE] METHOD PATH [FILE]")
 	}
 	var body string
 	if len(args) == 3 {
