@@ -183,7 +183,7 @@ func (m *Manager) claim(ctx context.Context, p *corev1.Pod, name string) (string
 	if s := p.Spec.SecurityContext; s != nil {
 		policy = s.FSGroupChangePolicy
 	}
-	if pv.Spec.Local != nil || strings.EqualFold(pv.Annotations["pv.kubernetes.io/provisioned-by"], "skiff.dev/directory") {
+	if pv.Spec.Local != nil || strings.EqualFold(pv.Annotations["pv.kubernetes.io/provisioned-by"], "skiff.dev/local-path") {
 		err = own(path, fsGroup(p), policy)
 	}
 	return path, err
