@@ -9,6 +9,7 @@
 //	seen PATTERN                  waits until a line of watch's output matches
 //	http [-as USER] [-token FILE] [-type TYPE] METHOD PATH [FILE]
 //	                              one bare request: its status line and body, indented, as stdout
+//	large SIZE FILE               writes a ConfigMap with a value of SIZE bytes
 package stories
 
 import (
@@ -23,6 +24,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +68,7 @@ func tell(t *testing.T, script, kubectl string) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"kubectl": s.runKubectl, "watch": s.watch, "seen": s.seen, "http": s.http,
+			"kubectl": s.runKubectl, "watch": s.watch, "seen": s.seen, "http": s.http, "large": large,
 		},
 	})
 }
@@ -187,6 +189,17 @@ func (s *story) http(ts *testscript.TestScript, neg bool, args []string) {
 	if failed := code >= 400; failed != neg {
 		ts.Fatalf("%s %s: %d", args[0], args[1], code)
 	}
+}
+
+// large writes a ConfigMap that is too big for a txtar file.
+func large(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: large SIZE FILE")
+	}
+	size, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	object := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"large"},"data":{"a":"` + strings.Repeat("x", size) + `"}}`
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(object), 0o600))
 }
 
 // exchange sends the request, shows its answer as the script's stdout and returns
