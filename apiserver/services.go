@@ -147,7 +147,7 @@ var (
 // cluster's first one before the others.
 func (b addressBook) Networks() []netip.Prefix {
 	var first, others []netip.Prefix
-	for obj := range (reader{b.s}).List(serviceCIDRRow, "") {
+	for obj := range reader(b).List(serviceCIDRRow, "") {
 		network := obj.(*networkingv1.ServiceCIDR)
 		ready := meta.FindStatusCondition(network.Status.Conditions, networkingv1.ServiceCIDRConditionReady)
 		if network.DeletionTimestamp != nil || ready != nil && ready.Status == metav1.ConditionFalse {
@@ -193,7 +193,7 @@ func (b addressBook) Delete(ctx context.Context, a *networkingv1.IPAddress) erro
 
 // Address returns an IPAddress from the cache.
 func (b addressBook) Address(name string) (*networkingv1.IPAddress, bool) {
-	obj, ok := reader{b.s}.Get(ipAddressRow, "", name)
+	obj, ok := reader(b).Get(ipAddressRow, "", name)
 	if !ok {
 		return nil, false
 	}

@@ -94,7 +94,7 @@ func (l Leader) acquire(ctx context.Context) (Epoch, error) {
 	lease, err := Get[*coordinationv1.Lease](ctx, l.Client, l.Namespace, l.Name)
 	switch {
 	case apierrors.IsNotFound(err):
-		if lease, err = Create(ctx, l.Client, l.lease(l.Name, now, 0)); err != nil {
+		if _, err := Create(ctx, l.Client, l.lease(l.Name, now, 0)); err != nil {
 			return Epoch{}, err
 		}
 	case err != nil:

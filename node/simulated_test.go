@@ -59,13 +59,6 @@ func (n *simNode) stop() {
 	}
 }
 
-// restart ends the agent, as kill -9 would, and starts another one after d.
-func (n *simNode) restart(d time.Duration) {
-	n.stop()
-	time.Sleep(d)
-	n.start()
-}
-
 func (n *simNode) create(p *corev1.Pod) {
 	n.t.Helper()
 	n.fakeAPI.create(n.t, p)

@@ -119,11 +119,10 @@ type ContainerView struct {
 
 // entry is one machine with what its actions need.
 type entry struct {
-	m        *Machine
-	ctx      context.Context // of set-up and starts; DoCancel renews it
-	cancel   context.CancelFunc
-	timer    *time.Timer
-	hostPort bool
+	m      *Machine
+	ctx    context.Context // of set-up and starts; DoCancel renews it
+	cancel context.CancelFunc
+	timer  *time.Timer
 
 	sent    corev1.PodStatus // last written, or being written
 	base    *corev1.Pod      // the object as the API last answered
