@@ -33,6 +33,7 @@ import (
 	"skiff/controllers/replicaset"
 	"skiff/controllers/rootca"
 	"skiff/controllers/serviceaccount"
+	"skiff/controllers/statefulset"
 	"skiff/controllers/tainteviction"
 	"skiff/controllers/ttlafterfinished"
 )
@@ -92,6 +93,7 @@ func table(c Config) []loop.Controller {
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),
+		statefulset.Controller(),
 		daemonset.Controller(),
 		job.Controller(),
 	}
