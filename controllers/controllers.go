@@ -18,6 +18,7 @@ import (
 	"skiff/controllers/certificates"
 	"skiff/controllers/claims"
 	"skiff/controllers/clusterroles"
+	"skiff/controllers/cronjob"
 	"skiff/controllers/daemonset"
 	"skiff/controllers/deployment"
 	"skiff/controllers/disruption"
@@ -93,6 +94,7 @@ func table(c Config) []loop.Controller {
 		replicaset.Controller(),
 		replicaset.Replication(),
 		deployment.Controller(),
+		cronjob.Controller(),
 		statefulset.Controller(),
 		daemonset.Controller(),
 		job.Controller(),
