@@ -27,7 +27,7 @@ func (d *decision) judgeNodes() {
 	required := nodeaffinity.NewRequiredNodeAffinity(spec.NodeSelector, spec.Affinity)
 	untolerated := func(node *corev1.Node, effects ...corev1.TaintEffect) bool {
 		_, is := v1helper.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, tolerations,
-			func(t *corev1.Taint) bool { return slices.Contains(effects, t.Effect) }, true)
+			func(t *corev1.Taint) bool { return slices.Contains(effects, t.Effect) }, false)
 		return is
 	}
 	for _, node := range d.nodes {

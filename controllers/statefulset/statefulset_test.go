@@ -248,3 +248,17 @@ func TestMinReadySecondsHoldUpTheNext(t *testing.T) {
 	s.Advance(time.Second)
 	s.expect("db-5 v1", "db-6 v1…")
 }
+
+// maxUnavailable is for pods that serve; those that do not are no loss.
+func TestInParallelARolloutFirstTakesWhatDoesNotServe(t *testing.T) {
+	s := play(t, func(set *appsv1.StatefulSetSpec) { set.PodManagementPolicy = appsv1.ParallelPodManagement })
+	s.ready(3)
+	pod, _ := client.Find[*corev1.Pod](s.View, "a", "db-0")
+	broken := pod.DeepCopy()
+	broken.Status.Conditions = nil
+	s.Put(broken)
+	s.change(image("v2"))
+	s.expect("db-0 v2…", "db-1 v1", "db-2 v1")
+	s.ready(1)
+	s.expect("db-0 v2", "db-1 v1", "db-2 v2…")
+}

@@ -113,9 +113,7 @@ func (d *decision) roll() {
 		switch {
 		case old && d.missed(pod) && parallel(d.set):
 			d.delete(pod) // nothing is lost by it
-		case !old:
-		case budget <= 0:
-			return
+		case !old, budget <= 0:
 		default:
 			d.delete(pod)
 			budget--
