@@ -60,7 +60,7 @@ down: ## stop the cluster and remove all of it
 
 ## checking
 
-.PHONY: test lint clean
+.PHONY: test lint figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@$(MAKE) --no-print-directory build
@@ -78,6 +78,9 @@ lint: ## formatting, go vet, staticcheck
 	cd tools/kubectl && $(GO) vet ./...
 	@cd tools/lint && $(GO) build -trimpath -buildvcs=false -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
+
+figures: build ## measure a start and an idle server (docs/benchmarks.md); needs root
+	bench/figures.sh
 
 clean: ## remove bin/
 	rm -rf bin

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -134,7 +133,7 @@ func (s *Server) warnAbout(r *Request, row *api.Resource, obj, old api.Object) {
 		r.Warn(text)
 	}
 	if row.Inert != "" {
-		r.Warn(fmt.Sprintf("%s are stored but not acted on yet: %s", row, row.Inert))
+		r.Warn(row.Inert)
 	}
 }
 

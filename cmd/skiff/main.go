@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // cron jobs name time zones, and the machine may have no database of them
 
 	"github.com/spf13/cobra"
 )
