@@ -126,7 +126,7 @@ func noteForwarding(name string) error {
 // stopForwarding turns off again what clusters turned on, once none is left.
 func stopForwarding() error {
 	links, err := netlink.LinkList()
-	if err != nil {
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // then it may be off by what came or went just now
 		return fmt.Errorf("look for other clusters: %w", err)
 	}
 	for _, link := range links {

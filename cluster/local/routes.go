@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -11,7 +12,13 @@ import (
 // hostRoutes lists the IPv4 ranges to which this machine has routes, the default
 // route left out.
 func hostRoutes() (out []netip.Prefix, err error) {
-	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	var routes []netlink.Route
+	for range 16 { // a listing that something changed meanwhile is made again
+		routes, err = netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

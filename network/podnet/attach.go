@@ -116,7 +116,7 @@ func (n *Network) mtu(nodeIPs []netip.Addr) int {
 
 // linkWith finds the interface that holds an address.
 func linkWith(ip netip.Addr) (netlink.Link, error) {
-	addresses, err := netlink.AddrList(nil, family(ip))
+	addresses, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, family(ip)) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -415,7 +415,7 @@ func (n *Network) checkAttachment(c call) error {
 	if err != nil {
 		return fmt.Errorf("find %s in the sandbox: %w", a.Interface, err)
 	}
-	have, err := inPod.AddrList(link, netlink.FAMILY_ALL)
+	have, err := whole(func() ([]netlink.Addr, error) { return inPod.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list the addresses of %s: %w", a.Interface, err)
 	}

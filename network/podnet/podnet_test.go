@@ -292,7 +292,7 @@ func TestRestartAndLeaks(t *testing.T) {
 }
 
 func ours(t *testing.T) (names []string) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +340,7 @@ func TestRoutesToOtherNodes(t *testing.T) {
 	if r := routeTo(t, "10.64.3.7"); r == nil || r.LinkIndex != tunnel.Attrs().Index || r.Gw.String() != "10.64.3.0" {
 		t.Errorf("to n3: %v, want the tunnel", r)
 	}
-	fdb, err := netlink.NeighList(tunnel.Attrs().Index, unix.AF_BRIDGE)
+	fdb, err := whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(tunnel.Attrs().Index, unix.AF_BRIDGE) })
 	if err != nil || len(fdb) != 1 || fdb[0].IP.String() != "10.99.0.3" || fdb[0].HardwareAddr.String() != "0e:5f:0a:63:00:03" {
 		t.Errorf("the tunnel knows %v (%v), want n3", fdb, err)
 	}

@@ -19,7 +19,7 @@ import (
 func Remove(ctx context.Context, prefix string) error {
 	setDefault(&prefix, "skiff")
 	var failed []error
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
@@ -55,7 +55,9 @@ func Remove(ctx context.Context, prefix string) error {
 }
 
 func removeRoutes(family int, protocol netlink.RouteProtocol) error {
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}

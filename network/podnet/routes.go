@@ -175,7 +175,9 @@ func (n *Network) writeRoutes(k known) error {
 		kept[routeKey(want[i])] = true
 	}
 	for _, f := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		have, err := netlink.RouteListFiltered(f, &netlink.Route{Protocol: nodeRoutes}, netlink.RT_FILTER_PROTOCOL)
+		have, err := whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(f, &netlink.Route{Protocol: nodeRoutes}, netlink.RT_FILTER_PROTOCOL)
+		})
 		if err != nil {
 			failed = append(failed, fmt.Errorf("list routes: %w", err))
 			continue
@@ -396,7 +398,7 @@ func (n *Network) tunnel(name string, own netip.Addr) (netlink.Link, error) {
 func forgetNeighbours(device int, keep map[string]bool) error {
 	var failed []error
 	for _, f := range []int{unix.AF_BRIDGE, unix.AF_INET, unix.AF_INET6} {
-		have, err := netlink.NeighList(device, f)
+		have, err := whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(device, f) })
 		if err != nil {
 			failed = append(failed, fmt.Errorf("list neighbours: %w", err))
 			continue
