@@ -632,7 +632,7 @@ func TestDeleteNamespace(t *testing.T) {
 		t.Error("deleting again wrote")
 	}
 	if _, ok := w.row("v1/namespaces").Kind.Subs["finalize"]; !ok {
-		t.Skip("namespaces have no finalize yet")
+		t.Fatal("namespaces have no subresource finalize")
 	}
 	w.must("update", "v1/namespaces", "", "ns/finalize", `{"metadata":{"name":"ns"},"spec":{"finalizers":[]}}`)
 	if status := w.refused("delete", "v1/namespaces", "", "ns", ""); status.Code != 404 {
@@ -831,7 +831,7 @@ func TestServicesShareNothing(t *testing.T) {
 func TestScale(t *testing.T) {
 	w := newWriting(t)
 	if w.row("apps/v1/deployments").Kind.Scale == nil {
-		t.Skip("deployments have no scale yet")
+		t.Fatal("deployments have no subresource scale")
 	}
 	w.must("create", "apps/v1/deployments", "default", "", `{"metadata":{"name":"d"},"spec":{"replicas":1,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}}`)
 	w.must("patch:merge", "apps/v1/deployments?manager=scaler", "default", "d/scale", `{"spec":{"replicas":3}}`)
@@ -858,7 +858,7 @@ func TestScale(t *testing.T) {
 func TestParts(t *testing.T) {
 	w := newWriting(t)
 	if _, ok := podRow.Kind.Subs["status"]; !ok {
-		t.Skip("pods have no status yet")
+		t.Fatal("pods have no subresource status")
 	}
 	created := must[*corev1.Pod](w, "create", "v1/pods", "default", "", podBody)
 	if created.Generation != 1 || created.Status.Phase != corev1.PodPending || created.Status.QOSClass != corev1.PodQOSBestEffort {
