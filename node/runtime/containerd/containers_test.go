@@ -193,6 +193,20 @@ func startedAt(t *testing.T, client cri.RuntimeServiceClient, id string) int64 {
 	return s.Status.StartedAt
 }
 
+// untilAnswers waits until CRI serves again: the socket takes calls a moment
+// before it can answer them.
+func untilAnswers(t *testing.T, r *Runtime) {
+	t.Helper()
+	conn, err := r.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := waitForCRI(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestPodOnTheRealThing(t *testing.T) {
 	r := newRuntime(t)
 	stop := run(t, r)
@@ -215,6 +229,7 @@ func TestPodOnTheRealThing(t *testing.T) {
 		t.Fatal(err)
 	}
 	client.Version(t.Context(), &cri.VersionRequest{}) // fails where the old connection breaks: the next call waits for the new one
+	untilAnswers(t, r)
 	if got := startedAt(t, client, id); got != first {
 		t.Errorf("the container was started anew: %d, before %d", got, first)
 	}
@@ -263,6 +278,7 @@ func TestAdoption(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-orphan.ended
+	untilAnswers(t, next)
 	client := connect(t, next)
 	if _, err := client.Version(t.Context(), &cri.VersionRequest{}, again); err != nil {
 		t.Error(err)
