@@ -36,10 +36,15 @@ type Authority struct {
 
 // NewAuthority makes an authority that exists in memory only.
 func NewAuthority(commonName string, now time.Time) (*Authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := newKey()
 	if err != nil {
-		return nil, fmt.Errorf("make key of %s: %w", commonName, err)
+		return nil, fmt.Errorf("%s: %w", commonName, err)
 	}
+	return authorityOf(key, commonName, now)
+}
+
+// authorityOf signs the key's own certificate.
+func authorityOf(key crypto.Signer, commonName string, now time.Time) (*Authority, error) {
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
@@ -66,47 +71,40 @@ func NewAuthority(commonName string, now time.Time) (*Authority, error) {
 }
 
 // LoadAuthority reads dir/name.crt and dir/name.key, or makes them (the key
-// readable by its owner only) where neither is there.
+// readable by its owner only) where they are not there. The key is made first: a
+// key without a certificate is one whose making was cut off, and gets one; a
+// certificate without its key is a loss.
 func LoadAuthority(dir, name, commonName string, now time.Time) (*Authority, error) {
-	certPEM, certErr := os.ReadFile(filepath.Join(dir, name+".crt"))
-	keyPEM, keyErr := os.ReadFile(filepath.Join(dir, name+".key"))
-	if errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
-		a, err := NewAuthority(commonName, now)
+	keyPath, certPath := filepath.Join(dir, name+".key"), filepath.Join(dir, name+".crt")
+	certPEM, certErr := os.ReadFile(certPath) // before the key is looked for: another process may be making both
+	_, keyErr := os.Stat(keyPath)
+	if keyErr != nil && !errors.Is(certErr, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read authority %s: %w", name, errors.Join(keyErr, certErr))
+	}
+	key, err := LoadKey(keyPath)
+	if err != nil {
+		return nil, fmt.Errorf("authority %s in %s: %w", name, dir, err)
+	}
+	if errors.Is(certErr, fs.ErrNotExist) {
+		a, err := authorityOf(key, commonName, now)
 		if err != nil {
 			return nil, err
 		}
-		return a, a.save(dir, name)
+		if certPEM, err = keep(certPath, a.PEM(), 0o644); err != nil {
+			return nil, err
+		}
+	} else if certErr != nil {
+		return nil, fmt.Errorf("read authority %s: %w", name, certErr)
 	}
-	if err := errors.Join(certErr, keyErr); err != nil {
-		return nil, fmt.Errorf("read authority %s: %w", name, err)
+	keyPEM, err := EncodeKey(key)
+	if err != nil {
+		return nil, err
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("read authority %s in %s: %w", name, dir, err)
 	}
-	key, ok := pair.PrivateKey.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("authority %s in %s: its key cannot sign", name, dir)
-	}
 	return &Authority{Certificate: pair.Leaf, Key: key}, nil
-}
-
-func (a *Authority) save(dir, name string) error {
-	key, err := EncodeKey(a.Key)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make folder for keys: %w", err)
-	}
-	// The key first: a certificate without its key would be taken for a loss.
-	if err := os.WriteFile(filepath.Join(dir, name+".key"), key, 0o600); err != nil {
-		return fmt.Errorf("write key of %s: %w", name, err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, name+".crt"), a.PEM(), 0o644); err != nil {
-		return fmt.Errorf("write certificate of %s: %w", name, err)
-	}
-	return nil
 }
 
 // PEM returns the authority's certificate.
@@ -211,26 +209,31 @@ func EncodeKey(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// LoadKey reads the key at path, or makes one where there is none: an ECDSA
-// P-256 key, which is made and signs in microseconds.
+// newKey makes an ECDSA P-256 key, which is made and signs in microseconds.
+func newKey() (crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	return key, nil
+}
+
+// LoadKey reads the key at path, or makes one where there is none, for good: what
+// is signed with it is of use after a power cut, too.
 func LoadKey(path string) (crypto.Signer, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, fmt.Errorf("make key %s: %w", path, err)
-		}
-		encoded, err := EncodeKey(key)
+		key, err := newKey()
 		if err != nil {
 			return nil, err
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, fmt.Errorf("make folder for key: %w", err)
+		if data, err = EncodeKey(key); err != nil {
+			return nil, err
 		}
-		if err := os.WriteFile(path, encoded, 0o600); err != nil {
-			return nil, fmt.Errorf("write key: %w", err)
+		if data, err = keep(path, data, 0o600); err != nil {
+			return nil, err
 		}
-		return key, nil
+		return ParseKey(data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)

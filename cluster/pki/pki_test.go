@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +32,38 @@ func TestAuthorityIsKept(t *testing.T) {
 	}
 	if _, err := LoadAuthority(dir, "ca", "kubernetes", time.Now()); err == nil {
 		t.Error("an authority whose key is lost was replaced in silence")
+	}
+}
+
+// Processes that start at once agree on one authority, and one whose making was
+// cut off between key and certificate is finished.
+func TestAuthorityIsMadeOnce(t *testing.T) {
+	for range 20 {
+		dir := filepath.Join(t.TempDir(), "pki")
+		if _, err := LoadKey(filepath.Join(dir, "cut.key")); err != nil {
+			t.Fatal(err)
+		}
+		var made [4]*Authority
+		var all sync.WaitGroup
+		for i := range made {
+			all.Go(func() {
+				name := []string{"ca", "cut"}[i%2]
+				var err error
+				if made[i], err = LoadAuthority(dir, name, "kubernetes", time.Now()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if t.Failed() {
+			return
+		}
+		if made[0].Hash() != made[2].Hash() || made[1].Hash() != made[3].Hash() {
+			t.Fatal("two processes have two authorities")
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
 	}
 }
 
