@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skiff/store/powercut"
 )
 
 // The crash tests start this test binary again as a writer, which does nothing but
@@ -33,8 +35,6 @@ const (
 	crashRoundEnv = "SKIFF_STORE_CRASH_ROUND" // and says in which round
 	// powerCutsEnv is how many times the power is cut: "50" takes a minute or two.
 	powerCutsEnv = "SKIFF_STORE_POWER_CUTS"
-
-	powerCutNamespaceEnv = "SKIFF_STORE_POWER_CUT_NAMESPACE"
 
 	crashWriters, crashKeys = 8, 10
 )
@@ -211,11 +211,7 @@ func reopen(t *testing.T, dir string, round int, c crashed) {
 // "A 2xx to a write survives power loss. After a failed fsync the process stops."
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("cutting the power of a file system needs root (it mounts one)")
-	}
-	if os.Getenv(powerCutNamespaceEnv) == "" {
-		inMountNamespace(t)
+	if !powercut.Alone(t) {
 		return
 	}
 	rounds := 5
@@ -224,105 +220,23 @@ func TestPowerCut(t *testing.T) {
 		rounds, err = strconv.Atoi(s)
 		check(t, err)
 	}
-	disk := newDisk(t)
+	disk := powercut.New(t, 512<<20)
 	for round := range rounds {
 		// Now a store that lives on, now the first moments of a new one.
-		dir, while := filepath.Join(disk.dir, "store"), 400*time.Millisecond
+		dir, while := filepath.Join(disk.Dir, "store"), 400*time.Millisecond
 		if round%2 == 1 {
-			dir, while = filepath.Join(disk.dir, "new"), 60*time.Millisecond
+			dir, while = filepath.Join(disk.Dir, "new"), 60*time.Millisecond
 		}
-		disk.mount(t)
-		c := crash(t, dir, round, while, func(*os.Process) { disk.cut(t) })
+		disk.Mount(t)
+		c := crash(t, dir, round, while, func(*os.Process) { disk.Cut(t) })
 		if c.state.Success() || !strings.Contains(c.stderr, "input/output error") {
 			t.Fatalf("the writer did not stop by itself: %v: %s", c.state, c.stderr)
 		}
-		disk.unmount(t)
-		disk.repair(t)
-		disk.mount(t)
+		disk.Unmount(t)
+		disk.Repair(t)
+		disk.Mount(t)
 		reopen(t, dir, round, c)
-		check(t, os.RemoveAll(filepath.Join(disk.dir, "new")))
-		disk.unmount(t)
-	}
-}
-
-// inMountNamespace runs this test again in a process that has a mount namespace of
-// its own. A mount that others can see is copied into every namespace that they
-// make meanwhile, and there it lives on, shut down, after it is unmounted here.
-func inMountNamespace(t *testing.T) {
-	self, err := os.Executable()
-	check(t, err)
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestPowerCut$", "-test.v")
-	cmd.Env = append(os.Environ(), powerCutNamespaceEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // and private
-	out, err := cmd.CombinedOutput()
-	switch {
-	case errors.Is(err, syscall.EPERM):
-		t.Skipf("no mount namespace can be made here: %v", err)
-	case err != nil:
-		t.Fatalf("%v\n%s", err, out)
-	case bytes.Contains(out, []byte("--- SKIP")):
-		t.Skip(string(out))
-	}
-	t.Log(string(out))
-}
-
-// disk is an ext4 file system in a file.
-type disk struct{ file, dir string }
-
-func newDisk(t *testing.T) *disk {
-	d := &disk{file: filepath.Join(t.TempDir(), "disk"), dir: filepath.Join(t.TempDir(), "mnt")}
-	check(t, os.Mkdir(d.dir, 0o700))
-	check(t, os.WriteFile(d.file, nil, 0o600))
-	check(t, os.Truncate(d.file, 512<<20))
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", d.file).CombinedOutput(); err != nil {
-		t.Skipf("there is no ext4 to cut the power of: mkfs.ext4: %v: %s", err, out)
-	}
-	if out, err := exec.Command("mount", "-o", "loop", d.file, d.dir).CombinedOutput(); err != nil {
-		t.Skipf("no ext4 can be mounted here: %v: %s", err, out)
-	}
-	d.unmount(t)
-	t.Cleanup(func() { _ = exec.Command("umount", d.dir).Run() }) // if a test ended early
-	return d
-}
-
-func (d *disk) mount(t *testing.T) { d.run(t, "mount", "-o", "loop", d.file, d.dir) }
-
-// unmount makes sure that the file system is unmounted everywhere.
-func (d *disk) unmount(t *testing.T) {
-	t.Helper()
-	d.run(t, "umount", d.dir)
-	if out, err := exec.Command("losetup", "-j", d.file).CombinedOutput(); err != nil || len(out) > 0 {
-		t.Fatalf("%s is still in use: %v: %s", d.file, err, out)
-	}
-}
-
-func (d *disk) run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-// repair replays the journal, as a start after a power loss does.
-func (d *disk) repair(t *testing.T) {
-	t.Helper()
-	out, err := exec.Command("e2fsck", "-fy", d.file).CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) { // 1: errors were corrected
-		t.Fatalf("e2fsck: %v: %s", err, out)
-	}
-}
-
-// cut shuts the file system down without writing anything more, its journal's
-// buffers included: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
-func (d *disk) cut(t *testing.T) {
-	const shutdown, noLogFlush = 0x8004587d, 2
-	f, err := os.Open(d.dir)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(f.Fd()), shutdown, noLogFlush)
-		f.Close()
-	}
-	if err != nil {
-		t.Errorf("cut the power: %v", err)
+		check(t, os.RemoveAll(filepath.Join(disk.Dir, "new")))
+		disk.Unmount(t)
 	}
 }
