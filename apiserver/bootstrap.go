@@ -7,11 +7,9 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -182,7 +180,7 @@ func (s *Server) publishedCAs() []api.Object {
 }
 
 // ensureOwnService writes the service by which pods reach this server, at the
-// first address of the service network, and its endpoint.
+// first address of the service network, and its endpoints.
 func (s *Server) ensureOwnService(ctx context.Context) error {
 	_, network, err := net.ParseCIDR(s.authConfig.ServiceCIDRs[0])
 	if err != nil {
@@ -211,7 +209,7 @@ func (s *Server) ensureOwnService(ctx context.Context) error {
 	if to.IP == "" {
 		return nil
 	}
-	return s.ensureEndpoints(ctx, to)
+	return s.announce(ctx)
 }
 
 // ensureService creates the service, or moves its port to where the server is now.
@@ -228,52 +226,4 @@ func (s *Server) ensureService(ctx context.Context, want *corev1.Service) error 
 	next.Spec.Ports = want.Spec.Ports
 	_, err := s.serve(ctx, s.own("update", next))
 	return err
-}
-
-// ensureEndpoints makes this server the service's endpoint, in both forms.
-func (s *Server) ensureEndpoints(ctx context.Context, to Advertise) error {
-	meta := metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "kubernetes"}
-	ip := net.ParseIP(to.IP)
-	if ip == nil {
-		return fmt.Errorf("advertised address %q is not an IP", net.JoinHostPort(to.IP, strconv.Itoa(int(to.Port))))
-	}
-	family := discoveryv1.AddressTypeIPv4
-	if ip.To4() == nil {
-		family = discoveryv1.AddressTypeIPv6
-	}
-	name, protocol, yes := "https", corev1.ProtocolTCP, true
-
-	endpoints := &corev1.Endpoints{ObjectMeta: meta, Subsets: []corev1.EndpointSubset{{
-		Addresses: []corev1.EndpointAddress{{IP: to.IP}},
-		Ports:     []corev1.EndpointPort{{Name: name, Port: to.Port, Protocol: protocol}},
-	}}}
-	// The slice is written here, too: no mirror of the Endpoints is wanted.
-	endpoints.Labels = map[string]string{discoveryv1.LabelSkipMirror: "true"}
-	slice := &discoveryv1.EndpointSlice{
-		ObjectMeta:  meta,
-		AddressType: family,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{to.IP}, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &to.Port, Protocol: &protocol}},
-	}
-	slice.Labels = map[string]string{discoveryv1.LabelServiceName: "kubernetes"}
-
-	if entry, ok := s.table(api.Of(endpoints)).Get(meta.Namespace, meta.Name); ok {
-		next := entry.Object().(*corev1.Endpoints).DeepCopy()
-		next.Subsets = endpoints.Subsets
-		if _, err := s.serve(ctx, s.own("update", next)); err != nil {
-			return err
-		}
-	} else if err := s.ensure(ctx, endpoints); err != nil {
-		return err
-	}
-	if entry, ok := s.table(api.Of(slice)).Get(meta.Namespace, meta.Name); ok {
-		next := entry.Object().(*discoveryv1.EndpointSlice).DeepCopy()
-		if next.AddressType != family {
-			return fmt.Errorf("the cluster was made for %s addresses, and %s is not one", next.AddressType, to.IP)
-		}
-		next.Endpoints, next.Ports = slice.Endpoints, slice.Ports
-		_, err := s.serve(ctx, s.own("update", next))
-		return err
-	}
-	return s.ensure(ctx, slice)
 }

@@ -49,6 +49,10 @@ type FrontConfig struct {
 	// Grace is how long requests may go on after Run's context ends; 0: 10 seconds.
 	Grace time.Duration
 
+	// Paths are served beside the API, once the server is ready. Who may ask for
+	// them roles decide, by nonResourceURLs; the verb is the method in lower case.
+	Paths map[string]http.HandlerFunc
+
 	// Health are checks beside the built-in ones, for /livez, /readyz and /healthz.
 	Health []HealthCheck
 }

@@ -25,6 +25,9 @@ func (s *Server) servePath(ctx context.Context, r *Request) (*Result, error) {
 	if r.HTTP == nil {
 		return nil, notFoundHere()
 	}
+	if own := s.frontConfig.Paths[r.Path]; own != nil {
+		return &Result{Stream: own}, nil
+	}
 	if result, err := s.stream(r); result != nil || err != nil {
 		return result, err
 	}

@@ -97,6 +97,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return s.auth.run(ctx, s) })  // what authentication and authorization keep up to date
 	group.Go(func() error { return s.write.run(ctx, s) }) // what belongs to writing but to no request
+	group.Go(func() error { return s.runPresence(ctx) })  // endpoints of the servers that are there
 	group.Go(func() error { return s.front.run(ctx, s) }) // listeners; health answers before ready
 	return group.Wait()
 }
