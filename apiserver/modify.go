@@ -110,11 +110,11 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 	if err := matchVersion(r.Resource, obj, old); err != nil {
 		return nil, err
 	}
-	keepUntouchable(row, r.Subresource, obj, old)
+	row.KeepUntouchable(r.Subresource, obj, old)
 	if err := s.plan(ctx, r, obj, old); err != nil {
 		return nil, err
 	}
-	if err := validateChange(row, r.Subresource, obj, old); err != nil {
+	if err := invalid(row, obj.GetName(), row.ValidateChange(r.Subresource, obj, old)); err != nil {
 		return nil, err
 	}
 	s.warnAbout(r, row, obj, old)
@@ -139,18 +139,6 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 	}
 	taken.keep()
 	return &Result{Entry: next.As(r.Resource)}, nil
-}
-
-// keepUntouchable gives obj those of old's parts that the write cannot change,
-// and counts its generation.
-func keepUntouchable(row *api.Resource, subresource string, obj, old api.Object) {
-	if subresource == "" || subresource == "scale" {
-		row.Kind.Update(obj, old)
-	} else {
-		row.Kind.Subs[subresource].Update(obj, old)
-	}
-	inherit(obj, old)
-	countIntent(row, obj, old)
 }
 
 // released tells whether this write takes away the last thing that an object

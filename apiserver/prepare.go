@@ -10,8 +10,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validate/content"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,8 +20,8 @@ import (
 	"skiff/api"
 )
 
-// The parts of metadata that the server decides, and the checks of metadata that
-// are the same for every kind.
+// The parts of metadata that the server decides when an object is written; what is
+// the same for every write of a row is in package api.
 
 // matchNamespace makes an object's namespace the request's, or refuses another.
 func matchNamespace(r *Request, obj metav1.Object) error {
@@ -86,32 +84,6 @@ func generatedName(prefix string) string {
 	return prefix[:min(len(prefix), longest-letters)] + utilrand.String(letters)
 }
 
-// inherit gives the new version of an object those parts of metadata that an
-// update cannot change.
-func inherit(obj, old api.Object) {
-	if obj.GetUID() == "" {
-		obj.SetUID(old.GetUID())
-	}
-	if created := old.GetCreationTimestamp(); !created.IsZero() {
-		obj.SetCreationTimestamp(created)
-	}
-	if deleted := old.GetDeletionTimestamp(); deleted != nil {
-		obj.SetDeletionTimestamp(deleted)
-	}
-	if grace := old.GetDeletionGracePeriodSeconds(); grace != nil && obj.GetDeletionGracePeriodSeconds() == nil {
-		obj.SetDeletionGracePeriodSeconds(grace)
-	}
-	obj.SetSelfLink("")
-}
-
-// countIntent sets generation: one more than old's when what the user wants has changed.
-func countIntent(k *api.Resource, obj, old api.Object) {
-	obj.SetGeneration(old.GetGeneration())
-	if k.Kind.Intent != nil && !equality.Semantic.DeepEqual(k.Kind.Intent(obj), k.Kind.Intent(old)) {
-		obj.SetGeneration(old.GetGeneration() + 1)
-	}
-}
-
 // dedupOwners drops owner references that are given twice, with a warning.
 func dedupOwners(r *Request, obj metav1.Object, when string) {
 	refs := obj.GetOwnerReferences()
@@ -136,40 +108,6 @@ func dedupOwners(r *Request, obj metav1.Object, when string) {
 }
 
 const afterAdmission = " after mutating admission happens"
-
-// validateNew judges a new object, metadata first.
-func validateNew(row *api.Resource, obj api.Object) error {
-	meta := field.NewPath("metadata")
-	errs := validation.ValidateObjectMetaAccessor(obj, row.Namespaced, row.Kind.ValidateName, meta)
-	errs = append(errs, row.Kind.Validate(obj)...)
-	if len(errs) == 0 && obj.GetName() != "" {
-		for _, text := range content.IsPathSegmentName(obj.GetName()) {
-			errs = append(errs, field.Invalid(meta.Child("name"), obj.GetName(), text))
-		}
-	}
-	return invalid(row, obj.GetName(), errs)
-}
-
-// validateChange judges the next version of an object, written through a
-// subresource or, with "", through the object itself.
-func validateChange(row *api.Resource, subresource string, obj, old api.Object) error {
-	meta := field.NewPath("metadata")
-	errs := validation.ValidateObjectMetaAccessor(obj, row.Namespaced, pathSegment, meta)
-	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, meta)...)
-	if subresource == "" || subresource == "scale" {
-		errs = append(errs, row.Kind.ValidateUpdate(obj, old)...)
-	} else {
-		errs = append(errs, row.Kind.Subs[subresource].Validate(obj, old)...)
-	}
-	return invalid(row, obj.GetName(), errs)
-}
-
-func pathSegment(name string, prefix bool) []string {
-	if prefix {
-		return content.IsPathSegmentPrefix(name)
-	}
-	return content.IsPathSegmentName(name)
-}
 
 func invalid(row *api.Resource, name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
