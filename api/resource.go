@@ -46,6 +46,9 @@ type Resource struct {
 	// version or group: it has no storage of its own.
 	View *View
 
+	// Custom is set for custom resources.
+	Custom *Custom
+
 	// Inert says in a few words what is not acted on yet; each write is answered
 	// with a Warning header that says so. Empty: it works.
 	Inert string

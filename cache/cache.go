@@ -47,9 +47,8 @@ type Cache struct {
 	config Config
 	log    *slog.Logger
 
-	tables   []*Table
-	byPrefix map[string]*Table // one or two segments of the key
-	byRow    map[*api.Resource]*Table
+	tables atomic.Pointer[tableSet] // written with mu held
+	byRow  map[*api.Resource]*Table // of built-in rows
 
 	state   atomic.Pointer[state]
 	ready   chan struct{} // closed when the first state is there
@@ -66,6 +65,7 @@ type Cache struct {
 	// only, but by dispatch for as long as it takes to push a batch.
 	mu      sync.Mutex
 	history int64                 // bytes of all histories; guarded by mu
+	began   int64                 // where histories begin at the earliest; guarded by mu
 	woken   map[*Watcher]struct{} // empty but during dispatch; guarded by mu
 }
 
@@ -92,24 +92,26 @@ func New(c Config) (*Cache, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	cache := &Cache{config: c, log: c.Logger, byPrefix: map[string]*Table{}, byRow: map[*api.Resource]*Table{},
+	cache := &Cache{config: c, log: c.Logger, byRow: map[*api.Resource]*Table{},
 		ready: make(chan struct{}), woken: map[*Watcher]struct{}{}, pending: pending{byKey: map[string][]*Deposit{}}}
+	set := &tableSet{byPrefix: map[string]*Table{}}
 	for _, r := range c.Resources {
 		if r.Prefix == "" || r.View != nil {
 			continue
 		}
-		if other := cache.byPrefix[r.Prefix]; other != nil {
+		if other := set.byPrefix[r.Prefix]; other != nil {
 			return nil, fmt.Errorf("cache: %s and %s share the prefix %s", r, other.codec.row, r.Prefix)
 		}
-		t := newTable(cache, r, len(cache.tables))
-		cache.tables = append(cache.tables, t)
-		cache.byPrefix[r.Prefix], cache.byRow[r] = t, t
+		t := newTable(cache, r, len(set.list))
+		set.list = append(set.list, t)
+		set.byPrefix[r.Prefix], cache.byRow[r] = t, t
 	}
+	cache.tables.Store(set)
 	for _, r := range c.Resources {
 		if r.View == nil {
 			continue
 		}
-		for _, t := range cache.tables {
+		for _, t := range set.list {
 			if t.codec.row.GVR() == r.View.Of {
 				t.codec.views = append(t.codec.views, newCodec(r, t.codec.row))
 				cache.byRow[r] = t
@@ -119,8 +121,8 @@ func New(c Config) (*Cache, error) {
 			return nil, fmt.Errorf("cache: %s is a view of %s, which is not there", r, r.View.Of)
 		}
 	}
-	first := &state{versions: make([]*version, len(cache.tables))}
-	for i, t := range cache.tables {
+	first := &state{versions: make([]*version, len(set.list))}
+	for i, t := range set.list {
 		first.versions[i] = t.work.clone()
 	}
 	cache.state.Store(first)
@@ -129,8 +131,17 @@ func New(c Config) (*Cache, error) {
 }
 
 // Table returns the table of a row, or for a view that of the row that stores its
-// objects (Entry.As gives the view's); nil if the row stores nothing.
-func (c *Cache) Table(r *api.Resource) *Table { return c.byRow[r] }
+// objects (Entry.As gives the view's); nil if the row stores nothing. All rows of a
+// custom resource have the same table.
+func (c *Cache) Table(r *api.Resource) *Table {
+	if t := c.byRow[r]; t != nil {
+		return t
+	}
+	if r.View == nil && customPrefix(r.Prefix) {
+		return c.customTable(r.Prefix)
+	}
+	return nil
+}
 
 // Revision returns the revision up to which the cache has seen, and told its
 // watchers, everything.
@@ -177,16 +188,24 @@ func (c *Cache) tableOf(key string) (t *Table, namespace, name string) {
 	if first < 0 {
 		return nil, "", ""
 	}
-	t, place := c.byPrefix[rest[:first]], rest[first+1:]
+	known := c.all().byPrefix
+	t, place := known[rest[:first]], rest[first+1:]
 	if t == nil {
 		second := strings.IndexByte(place, '/')
 		if second < 0 {
 			return nil, "", ""
 		}
-		t, place = c.byPrefix[rest[:first+1+second]], place[second+1:]
+		prefix := rest[:first+1+second]
+		t, place = known[prefix], place[second+1:]
+		if t == nil && place != "" && customPrefix(prefix) {
+			t = c.customTable(prefix)
+		}
 	}
 	if t == nil || place == "" {
 		return nil, "", ""
+	}
+	if t.codec.shows != nil && !strings.Contains(place, "/") {
+		return t, "", place
 	}
 	if !t.codec.row.Namespaced {
 		return t, "", place

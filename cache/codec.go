@@ -20,6 +20,7 @@ type codec struct {
 	stored *api.Resource // under whose prefix they are stored: row, or what row is a view of
 	custom bool          // stored as JSON, decoded as unstructured
 	views  []*codec      // of the rows that are views of this one
+	shows  *shows        // of the rows that show custom resources that are stored here; else nil
 
 	fields     []string // selectable fields but metadata's, sorted
 	fieldIndex map[string]int
@@ -40,6 +41,9 @@ func newCodec(row, stored *api.Resource) *codec {
 	example := row.Kind.New()
 	_, builtIn := example.(message)
 	c.custom = !builtIn
+	if c.custom && row == stored {
+		c.shows = &shows{}
+	}
 	if row.Kind.Fields != nil {
 		for name := range row.Kind.Fields(example) {
 			if name != "metadata.name" && name != "metadata.namespace" {
@@ -60,7 +64,7 @@ func newCodec(row, stored *api.Resource) *codec {
 func (c *codec) marshal(obj api.Object) ([]byte, error) {
 	obj.SetResourceVersion("")
 	if c.custom {
-		return json.Marshal(obj)
+		return encodeCustom(obj)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	if canonicalize(obj) {
@@ -183,7 +187,7 @@ func (c *codec) stamp(raw []byte, revision int64) ([]byte, error) {
 		return nil, err
 	}
 	obj.SetResourceVersion(version)
-	return json.Marshal(obj)
+	return encodeCustom(obj)
 }
 
 // entry makes the entry of obj, whose bytes raw are, resourceVersion included.
@@ -206,7 +210,7 @@ func (c *codec) read(namespace, name string, value []byte, revision int64) *Entr
 	if err == nil {
 		var raw []byte
 		if c.custom {
-			raw, err = json.Marshal(obj)
+			raw, err = encodeCustom(obj)
 		} else {
 			raw, err = obj.(message).Marshal()
 		}

@@ -21,8 +21,9 @@ type Deposit struct {
 	Value []byte
 
 	mu    sync.Mutex
-	obj   api.Object // not ours any more when entry is set
-	raw   []byte     // obj's bytes without resourceVersion
+	obj   api.Object    // not ours any more when entry is set
+	row   *api.Resource // that shows a custom object as it is stored; nil: none
+	raw   []byte        // obj's bytes without resourceVersion
 	entry *Entry
 }
 
@@ -38,7 +39,7 @@ type pending struct {
 func (t *Table) Deposit(obj api.Object) (*Deposit, error) {
 	d := &Deposit{table: t, name: obj.GetName(), obj: obj}
 	if t.codec.row.Namespaced {
-		d.namespace = obj.GetNamespace()
+		d.namespace = obj.GetNamespace() // of custom resources without one: ""
 	}
 	var err error
 	if d.raw, err = t.codec.marshal(obj); err != nil {
@@ -98,6 +99,11 @@ func (d *Deposit) at(revision int64) (*Entry, error) {
 		}
 		other := d.entry.At(revision)
 		return other, other.broken
+	}
+	if d.table.codec.custom {
+		e, err := d.customAt(revision)
+		d.entry = e
+		return e, err
 	}
 	raw, err := d.table.codec.stamp(d.raw, revision)
 	if err != nil {

@@ -34,8 +34,8 @@ type Entry struct {
 	// Forms that can be made again from message; drop lets go of them.
 	object atomic.Pointer[api.Object]
 	json   atomic.Pointer[[]byte]
-	shown  atomic.Pointer[Entry] // as the row that is a view of this one shows it
-	used   atomic.Bool           // a form was asked for since the last sweep
+	shown  atomic.Pointer[[]*Entry] // as rows show it that are views of this one, or a custom resource's
+	used   atomic.Bool              // a form was asked for since the last sweep
 }
 
 // Resource returns the row whose version the entry has.
@@ -145,14 +145,18 @@ func (e *Entry) JSON() ([]byte, error) {
 	return body, nil
 }
 
-// As returns the entry as another row shows it: the row itself, or its view.
+// As returns the entry as another row shows it: the row itself, its view, or a
+// version of a custom resource. Of that one the answer may be long in coming, and
+// broken: it may need a webhook (Show asks for many at once).
 func (e *Entry) As(row *api.Resource) *Entry {
-	if row == e.codec.row || e.broken != nil || row.View == nil {
+	if row == e.codec.row || e.broken != nil || row.View == nil && row.Custom == nil {
 		return e
 	}
-	if shown := e.shown.Load(); shown != nil && shown.codec.row == row {
-		e.touch()
+	if shown := e.shownBy(row); shown != nil {
 		return shown
+	}
+	if row.Custom != nil {
+		return e.asCustom(row)
 	}
 	view := e.codec.view(row)
 	shown, err := view.show(e)
@@ -160,7 +164,7 @@ func (e *Entry) As(row *api.Resource) *Entry {
 		shown = &Entry{codec: view, namespace: e.namespace, name: e.name, revision: e.revision, broken: err}
 	}
 	e.touch()
-	e.shown.Store(shown)
+	e.keepShown(shown)
 	return shown
 }
 
@@ -188,7 +192,7 @@ func (e *Entry) drop() {
 	e.mustBeUnchanged()
 	e.object.Store(nil)
 	e.json.Store(nil)
-	e.shown.Store(nil)
+	e.dropShown()
 }
 
 // age drops the forms if nobody used them since the last call.

@@ -57,7 +57,7 @@ func (t *Table) since(revision int64) (*version, []*Event, error) {
 	if start := t.history.start; revision < start {
 		return nil, nil, tooOld(revision, start)
 	}
-	return told.versions[t.number], slices.Clone(t.history.after(revision)), nil
+	return told.of(t), slices.Clone(t.history.after(revision)), nil
 }
 
 // known returns the state just before the table's event at a revision, if it is

@@ -69,10 +69,7 @@ const page = 5000
 // watchers end.
 func (c *Cache) fill(ctx context.Context) error {
 	before := c.state.Load()
-	works := make([]version, len(c.tables))
-	for i, t := range c.tables {
-		works[i] = t.newVersion()
-	}
+	var works []version // by Table.number
 	var at int64
 	for from := ""; ; {
 		p, err := c.config.Store.List(ctx, root, from, page, at)
@@ -80,7 +77,11 @@ func (c *Cache) fill(ctx context.Context) error {
 			return fmt.Errorf("read the whole store: %w", err)
 		}
 		at = p.Revision
-		for i, entry := range c.readAll(before, p.Entries) {
+		entries := c.readAll(before, p.Entries)
+		for _, t := range c.all().list[len(works):] { // reading may have made tables
+			works = append(works, t.newVersion())
+		}
+		for i, entry := range entries {
 			if entry != nil {
 				t, _, _ := c.tableOf(p.Entries[i].Key)
 				works[t.number].put(entry)
@@ -112,7 +113,7 @@ func (c *Cache) readAll(before *state, stored []store.Entry) []*Entry {
 				if t == nil {
 					continue
 				}
-				known, ok := before.versions[t.number].byName.Get(&Entry{namespace: namespace, name: name})
+				known, ok := before.of(t).byName.Get(&Entry{namespace: namespace, name: name})
 				if ok && known.revision == e.Revision {
 					entries[i] = known
 					continue
@@ -127,14 +128,20 @@ func (c *Cache) readAll(before *state, stored []store.Entry) []*Entry {
 
 // restart makes works the state at a revision, from which histories begin.
 func (c *Cache) restart(works []version, at int64) {
-	next := &state{revision: at, versions: make([]*version, len(c.tables))}
-	for i, t := range c.tables {
-		t.work = works[i]
+	c.mu.Lock()
+	tables := c.all().list
+	next := &state{revision: at, versions: make([]*version, len(tables))}
+	for i, t := range tables {
+		if i < len(works) {
+			t.work = works[i]
+		} else {
+			t.work = t.newVersion()
+		}
 		next.versions[i] = t.work.clone()
 	}
+	c.began = at
 	c.state.Store(next)
-	c.mu.Lock()
-	for _, t := range c.tables {
+	for _, t := range tables {
 		t.history = history{start: at}
 		for _, watchers := range t.watchers {
 			for w := range watchers {
@@ -147,7 +154,7 @@ func (c *Cache) restart(works []version, at int64) {
 	c.mu.Unlock()
 	c.waiters.wake(at)
 	c.pending.forget(at)
-	for _, t := range c.tables {
+	for _, t := range tables {
 		t.forgetPast()
 	}
 	select {
@@ -190,6 +197,9 @@ func (c *Cache) apply(batch store.Batch) {
 	next := &state{revision: max(batch.Revision, before.revision), versions: before.versions}
 	if len(events) > 0 {
 		next.versions = append([]*version(nil), before.versions...)
+		for range len(c.all().list) - len(before.versions) {
+			next.versions = append(next.versions, nothing)
+		}
 		for t := range touched {
 			next.versions[t.number] = t.work.clone()
 		}
@@ -259,8 +269,9 @@ func (c *Cache) tell(events []*Event, now *state) {
 // trimLocked keeps the histories below their limit: the longest one gives way.
 func (c *Cache) trimLocked() {
 	for c.history > c.config.History {
-		longest := c.tables[0]
-		for _, t := range c.tables {
+		tables := c.all().list
+		longest := tables[0]
+		for _, t := range tables {
 			if t.history.bytes > longest.history.bytes {
 				longest = t
 			}
@@ -278,8 +289,9 @@ func (c *Cache) trimLocked() {
 func (c *Cache) sweep() {
 	now := c.state.Load()
 	c.pending.forget(now.revision)
-	for i, t := range c.tables {
-		now.versions[i].byName.Ascend(func(e *Entry) bool { e.age(); return true })
+	tables := c.all().list
+	for _, t := range tables {
+		now.of(t).byName.Ascend(func(e *Entry) bool { e.age(); return true })
 		t.forgetPast()
 	}
 	c.swept = append(c.swept, now.revision)
@@ -290,7 +302,7 @@ func (c *Cache) sweep() {
 	c.swept = append(c.swept[:0], c.swept[1:]...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, t := range c.tables {
+	for _, t := range tables {
 		c.history -= t.history.expire(old)
 	}
 }

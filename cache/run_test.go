@@ -267,7 +267,7 @@ func TestHistoryExpires(t *testing.T) {
 			t.Errorf("watching a quiet resource: %v", err)
 		}
 		var bytes int64
-		for _, table := range c.tables {
+		for _, table := range c.all().list {
 			bytes += table.history.bytes
 		}
 		if bytes != c.history {

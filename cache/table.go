@@ -52,8 +52,10 @@ func newTable(c *Cache, row *api.Resource, number int) *Table {
 	return t
 }
 
+func newTree() *btree.BTreeG[*Entry] { return btree.NewG(degree, lessByName) }
+
 func (t *Table) newVersion() version {
-	v := version{byName: btree.NewG(degree, lessByName)}
+	v := version{byName: newTree()}
 	if t.field != "" {
 		v.byField = btree.NewG(degree, t.lessByField)
 	}
@@ -74,7 +76,7 @@ func (t *Table) Get(namespace, name string) (*Entry, bool) {
 // Snapshot returns the newest state. It costs nothing.
 func (t *Table) Snapshot() Snapshot {
 	now := t.cache.state.Load()
-	return Snapshot{Revision: now.revision, table: t, version: now.versions[t.number]}
+	return Snapshot{Revision: now.revision, table: t, version: now.of(t)}
 }
 
 // clone returns a copy that shares all nodes. Nobody may clone or write v at the
@@ -123,6 +125,9 @@ type Snapshot struct {
 
 // Len returns the number of objects.
 func (s Snapshot) Len() int { return s.version.byName.Len() }
+
+// Same tells whether two snapshots of a table are of one state.
+func (s Snapshot) Same(other Snapshot) bool { return s.version == other.version }
 
 // Get returns the entry of an object.
 func (s Snapshot) Get(namespace, name string) (*Entry, bool) {

@@ -55,7 +55,7 @@ func (t Taken) Complete() bool { return t.state != nil }
 
 // Snapshot returns a table's state at Revision. Only if Complete.
 func (t Taken) Snapshot(of *Table) Snapshot {
-	return Snapshot{Revision: t.Revision, table: of, version: t.state.versions[of.number]}
+	return Snapshot{Revision: t.Revision, table: of, version: t.state.of(of)}
 }
 
 // Take returns the events since the last call. ErrTooOld ends the watch.
@@ -181,7 +181,7 @@ func (c *Cache) WatchFromNow(in ...Interest) (*Watcher, []Snapshot) {
 	told := c.told.Load()
 	states := make([]Snapshot, len(in))
 	for i := range in {
-		states[i] = Snapshot{Revision: told.revision, table: in[i].Table, version: told.versions[in[i].Table.number]}
+		states[i] = Snapshot{Revision: told.revision, table: in[i].Table, version: told.of(in[i].Table)}
 	}
 	return c.registerLocked(told.revision, in), states
 }
