@@ -60,7 +60,7 @@ down: ## stop the cluster and remove all of it
 
 ## checking
 
-.PHONY: test lint figures clean
+.PHONY: test lint crash fire figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@$(MAKE) --no-print-directory build
@@ -79,6 +79,15 @@ lint: ## formatting, go vet, staticcheck
 	cd tools/kubectl && $(GO) vet ./...
 	@cd tools/lint && $(GO) build -trimpath -buildvcs=false -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
+
+crash: ## kill the server ten times and cut its disk's power fifty times, under load; needs root
+	SKIFF_CRASH_KILLS=10 SKIFF_CRASH_POWER_CUTS=50 $(GO) test -count=1 -timeout 1h -v -run 'TestServer(Killed|PowerCut)' ./cluster/crash
+	SKIFF_STORE_POWER_CUTS=50 $(GO) test -count=1 -timeout 1h -v -run 'TestPowerCut' ./store
+
+# FIRE=24h make fire: as long as you like.
+FIRE ?= 20m
+fire: ## writers, watchers, compaction and kill -9 for FIRE (20m), all answers checked
+	SKIFF_FIRE=$(FIRE) $(GO) test -count=1 -timeout 0 -v -run TestConsistencyUnderFire ./cluster/crash
 
 figures: build ## measure a start and an idle server (docs/benchmarks.md); needs root
 	bench/figures.sh
