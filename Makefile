@@ -60,7 +60,7 @@ down: ## stop the cluster and remove all of it
 
 ## checking
 
-.PHONY: test lint crash fire figures clean
+.PHONY: test lint load crash fire figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@$(MAKE) --no-print-directory build
@@ -88,6 +88,8 @@ crash: ## kill the server ten times and cut its disk's power fifty times, under 
 FIRE ?= 20m
 fire: ## writers, watchers, compaction and kill -9 for FIRE (20m), all answers checked
 	SKIFF_FIRE=$(FIRE) $(GO) test -count=1 -timeout 0 -v -run TestConsistencyUnderFire ./cluster/crash
+load: build ## a minute of rolling updates under 200 requests a second; needs root
+	SKIFF_LOAD=60s $(GO) test -count=1 -timeout 10m -v -run 'TestStoriesWithContainers/a_rollout' ./cmd/skiff
 
 figures: build ## measure a start and an idle server (docs/benchmarks.md); needs root
 	bench/figures.sh

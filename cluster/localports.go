@@ -21,14 +21,14 @@ import (
 )
 
 // LocalhostKey is the annotation that says where on this machine's localhost a
-// balanced service answers: "127.0.0.1:8080,127.0.0.1:8443".
+// balanced service answers: "127.0.0.1:8080,127.0.0.1:5353/udp".
 const LocalhostKey = "skiff.dev/localhost"
 
-// localPorts makes the TCP ports of NodePort and LoadBalancer services reachable
-// at 127.0.0.1 of the machine that a local cluster runs on: it listens there, and
-// passes on to a node, whose service proxy does the rest. A port that somebody
-// else has is replaced by a free one; an event on the service and its annotation
-// say which. UDP is reachable at the nodes' addresses only.
+// localPorts makes the TCP and UDP ports of NodePort and LoadBalancer services
+// reachable at 127.0.0.1 of the machine that a local cluster runs on: it listens
+// there, and passes on to a node, whose service proxy does the rest. A port that
+// somebody else has is replaced by a free one; an event on the service and its
+// annotation say which.
 type localPorts struct {
 	client client.Client
 	record *client.Recorder
@@ -43,15 +43,25 @@ type localPorts struct {
 type portKey struct {
 	namespace, name string
 	uid             types.UID
-	port            int32 // that localhost should have
+	protocol        corev1.Protocol // TCP or UDP
+	port            int32           // that localhost should have
 }
 
-// openPort is a listener and where its connections go.
+// openPort is where something is listened to, and where it goes.
 type openPort struct {
-	listener net.Listener
+	closer io.Closer
+	addr   net.Addr
 
 	mu sync.Mutex
 	to []string // node addresses with the port; guarded by mu
+}
+
+// String is the address as users read it: with the protocol if it is not TCP.
+func (o *openPort) String() string {
+	if o.addr.Network() == "udp" {
+		return o.addr.String() + "/udp"
+	}
+	return o.addr.String()
 }
 
 // run follows services and nodes until ctx ends.
@@ -60,7 +70,7 @@ func (p *localPorts) run(ctx context.Context) error {
 	defer p.wait.Wait()
 	defer func() {
 		for _, o := range p.open {
-			o.listener.Close()
+			o.closer.Close()
 		}
 	}()
 	view := client.NewView()
@@ -83,7 +93,7 @@ func (p *localPorts) apply(ctx context.Context, v *client.View) {
 	}
 	for key, o := range p.open {
 		if _, ok := wanted[key]; !ok {
-			o.listener.Close()
+			o.closer.Close()
 			delete(p.open, key)
 		}
 	}
@@ -113,10 +123,10 @@ func wantedPorts(s *corev1.Service) map[portKey]int32 {
 		return out
 	}
 	for _, port := range s.Spec.Ports {
-		if port.Protocol != corev1.ProtocolTCP || port.NodePort == 0 {
+		if port.Protocol != corev1.ProtocolTCP && port.Protocol != corev1.ProtocolUDP || port.NodePort == 0 {
 			continue
 		}
-		key := portKey{s.Namespace, s.Name, s.UID, port.NodePort}
+		key := portKey{s.Namespace, s.Name, s.UID, port.Protocol, port.NodePort}
 		out[key] = port.NodePort
 		if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
 			key.port = port.Port
@@ -143,28 +153,47 @@ func nodeAddresses(v *client.View) (out []string) {
 
 // listen opens a port, or a free one where it is taken; nil: neither could be.
 func (p *localPorts) listen(ctx context.Context, service *corev1.Service, key portKey) *openPort {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(key.port))))
+	o, serve, err := openLocal(key.protocol, key.port)
 	if err != nil {
 		taken := err
-		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		if o, serve, err = openLocal(key.protocol, 0); err != nil {
 			p.log.Error("no port of localhost for a service", "service", key.namespace+"/"+key.name, "error", err)
 			return nil
 		}
 		p.record.Event(service, corev1.EventTypeWarning, "LocalhostPortTaken",
-			fmt.Sprintf("Port %d of this machine's localhost is taken (%v): the service answers at %s instead", key.port, taken, l.Addr()))
+			fmt.Sprintf("Port %d of this machine's localhost is taken (%v): the service answers at %s instead", key.port, taken, o))
 	}
-	o := &openPort{listener: l}
 	p.open[key] = o
-	p.wait.Go(func() { o.serve(ctx) })
+	p.wait.Go(func() { serve(ctx) })
 	return o
+}
+
+// openLocal listens at a port of localhost; 0 means one that is free. serve passes
+// on what comes until the port is closed.
+func openLocal(protocol corev1.Protocol, port int32) (o *openPort, serve func(context.Context), err error) {
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
+	if protocol == corev1.ProtocolUDP {
+		conn, err := net.ListenPacket("udp", address)
+		if err != nil {
+			return nil, nil, err
+		}
+		o = &openPort{closer: conn, addr: conn.LocalAddr()}
+		return o, func(ctx context.Context) { o.servePackets(ctx, conn) }, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, nil, err
+	}
+	o = &openPort{closer: l, addr: l.Addr()}
+	return o, func(ctx context.Context) { o.serve(ctx, l) }, nil
 }
 
 // annotate tells users where a balanced service answers.
 func (p *localPorts) annotate(ctx context.Context, service *corev1.Service) {
 	var places []string
 	for _, port := range service.Spec.Ports {
-		if o := p.open[portKey{service.Namespace, service.Name, service.UID, port.Port}]; o != nil {
-			places = append(places, o.listener.Addr().String())
+		if o := p.open[portKey{service.Namespace, service.Name, service.UID, port.Protocol, port.Port}]; o != nil {
+			places = append(places, o.String())
 		}
 	}
 	text := strings.Join(places, ",")
@@ -191,12 +220,19 @@ func (o *openPort) lead(nodes []string, port int32) {
 	o.to = to
 }
 
+// targets are where what comes may go, the best first.
+func (o *openPort) targets() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.to
+}
+
 // serve passes on connections until the listener is closed.
-func (o *openPort) serve(ctx context.Context) {
+func (o *openPort) serve(ctx context.Context, l net.Listener) {
 	var group sync.WaitGroup
 	defer group.Wait()
 	for {
-		conn, err := o.listener.Accept()
+		conn, err := l.Accept()
 		if err != nil {
 			return
 		}
@@ -207,11 +243,8 @@ func (o *openPort) serve(ctx context.Context) {
 // pass connects to the first node that answers, and copies both ways.
 func (o *openPort) pass(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
-	o.mu.Lock()
-	to := o.to
-	o.mu.Unlock()
 	var dialer net.Dialer
-	for _, address := range to {
+	for _, address := range o.targets() {
 		there, err := dialer.DialContext(ctx, "tcp", address)
 		if err != nil {
 			continue

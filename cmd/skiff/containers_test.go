@@ -38,10 +38,12 @@ func TestStoriesWithContainers(t *testing.T) {
 	s := newStory(t)
 	s.end()
 	t.Log(s.skiff("up", "--nodes", "2"))
-	s.buildTools()
+	tools := s.buildTools()
 	s.skiff("image", "build", "--tag", "example/web:v1", "../../examples/web")
 
 	t.Run("scripts", s.scripts)
+	t.Run("a rollout loses no request", func(t *testing.T) { s.rolloutUnderLoad(t, tools) })
+	t.Run("a second cluster", s.secondCluster)
 }
 
 // end takes the cluster down when the test ends.
@@ -55,8 +57,8 @@ func (s *story) end() {
 }
 
 // buildTools makes the image that most scripts use: busybox, tar among it, and the
-// program in testdata/tools.
-func (s *story) buildTools() {
+// program in testdata/tools, whose path on this machine it returns.
+func (s *story) buildTools() (tools string) {
 	s.t.Helper()
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -80,12 +82,14 @@ func (s *story) buildTools() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	build := exec.CommandContext(s.ctx, "go", "build", "-o", filepath.Join(bin, "tools"), "./testdata/tools")
+	tools = filepath.Join(bin, "tools")
+	build := exec.CommandContext(s.ctx, "go", "build", "-o", tools, "./testdata/tools")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		s.t.Fatalf("build tools: %v\n%s", err, out)
 	}
 	s.skiff("image", "build", "--tag", "tools:v1", "--entrypoint", "/bin/sh", root)
+	return tools
 }
 
 // scripts runs testdata/containers, side by side.

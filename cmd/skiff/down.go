@@ -19,7 +19,10 @@ func downCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "down", GroupID: "cluster",
 		Short: "Stop a cluster and remove all of it, its data too",
-		Args:  cobra.NoArgs,
+		Long: `Stop a cluster and remove all of it, its data too, and take its context out of the
+kubeconfig. If that was kubectl's current context, there is none afterwards, also when
+other clusters are left: choose one with ` + "`kubectl config use-context`" + `.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := w.path()
 			if err != nil {

@@ -15,8 +15,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"skiff/cluster/local"
 )
 
 // story is a user at a shell: skiff and kubectl, and a kubeconfig of their own.
@@ -147,7 +145,7 @@ func (s *story) machine() (lines []string) {
 }
 
 // web is what the example answers with.
-type web struct{ Pod, Node string }
+type web struct{ Pod, Node, Message string }
 
 func (s *story) get(url string) (w web, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Second)
@@ -172,14 +170,10 @@ func (s *story) get(url string) (w web, err error) {
 // A newcomer's first ten minutes, and the worst of the next day.
 func TestAClusterWithContainers(t *testing.T) {
 	s := newStory(t)
-	s.t.Cleanup(func() { s.run(s.skiffPath, "down", "--name", s.name, "--data-dir", s.dir) })
+	s.end()
 
 	t.Log(s.skiff("up", "--nodes", "2"))
-	spec, err := local.Load(s.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.marks = append(s.marks, strings.TrimPrefix(local.Dirs(s.dir).Network(spec).Bridge(), "skiff-"), spec.Ranges().Pods.String(), spec.Ranges().Services.String())
+	s.mark()
 	s.skiff("image", "build", "--tag", "example/web:v1", "../../examples/web")
 	s.kubectl("apply", "-f", "../../examples/web.yaml")
 	s.kubectl("rollout", "status", "deployment/web", "--timeout=90s")

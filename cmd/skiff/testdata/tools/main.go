@@ -1,12 +1,15 @@
 // Command tools is what the stories' pods call besides busybox.
 //
 //	tools ask [-n N] URL     prints the bodies of N answers, each on a connection of its own
+//	tools load -rate R URL   R requests a second until standard input ends, every other one on a
+//	                         connection of its own; prints how many there were and what went wrong
 //	tools echo PORT          answers each UDP packet with this host's name and the packet
 //	tools send ADDRESS TEXT  sends TEXT by UDP until an answer comes, and prints it
 package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -29,13 +33,15 @@ func run(args []string) error {
 		switch args[0] {
 		case "ask":
 			return ask(args[1:])
+		case "load":
+			return load(args[1:])
 		case "echo":
 			return echo(args[1])
 		case "send":
 			return send(args[1], args[2])
 		}
 	}
-	return errors.New("usage: tools ask [-n N] URL | echo PORT | send ADDRESS TEXT")
+	return errors.New("usage: tools ask [-n N] URL | load -rate R URL | echo PORT | send ADDRESS TEXT")
 }
 
 func ask(args []string) error {
@@ -58,6 +64,76 @@ func ask(args []string) error {
 		fmt.Printf("%s\n", bytes.TrimSpace(body))
 	}
 	return nil
+}
+
+// report is what load prints.
+type report struct {
+	Requests int            `json:"requests"`
+	Failures map[string]int `json:"failures"`
+	Pods     map[string]int `json:"pods"`
+}
+
+func load(args []string) error {
+	flags := flag.NewFlagSet("load", flag.ContinueOnError)
+	rate := flags.Int("rate", 100, "requests a second")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		io.Copy(io.Discard, os.Stdin)
+	}()
+	kept := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+	fresh := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	out := report{Failures: map[string]int{}, Pods: map[string]int{}}
+	began := time.Now()
+	for i := 0; ; i++ {
+		due := began.Add(time.Duration(i) * time.Second / time.Duration(*rate)) // one that is late is made up for
+		select {
+		case <-over:
+			group.Wait()
+			return json.NewEncoder(os.Stdout).Encode(out)
+		case <-time.After(time.Until(due)):
+		}
+		client := kept
+		if i%2 == 0 {
+			client = fresh
+		}
+		group.Go(func() {
+			pod, err := request(client, flags.Arg(0))
+			mu.Lock()
+			defer mu.Unlock()
+			out.Requests++
+			if err != nil {
+				out.Failures[err.Error()]++
+				return
+			}
+			out.Pods[pod]++
+		})
+	}
+}
+
+// request returns the name of the pod that answered.
+func request(client *http.Client, url string) (string, error) {
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var body struct{ Pod string }
+	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+		return "", err
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", errors.New(resp.Status)
+	}
+	return body.Pod, nil
 }
 
 func echo(port string) error {
