@@ -54,6 +54,8 @@ var arrows = map[string][]string{
 	"image":    {},
 	"registry": {},
 
+	"bench": {}, // the same load for every server
+
 	// pki and local are told what to do by cluster and look at nothing of ours.
 	"cluster/local": {},
 	"cluster/pki":   {},
@@ -74,6 +76,7 @@ var everyController = []string{"controllers/loop", "controllers/workload", "cont
 var testsMaySee = map[string][]string{
 	"apiserver":              {"cluster/pki"}, // certificates for real handshakes
 	"apiserver/authn":        {"cluster/pki"},
+	"bench":                  {"skifftest"},
 	"controllers":            {"skifftest", "node/runtime/simulated"}, // stories run against a whole cluster
 	"controllers/deployment": {"controllers/replicaset"},
 }

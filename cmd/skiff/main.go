@@ -59,7 +59,7 @@ func root() *cobra.Command {
 		&cobra.Group{ID: "run", Title: "Processes, for service managers:"},
 	)
 	c.AddCommand(upCommand(), downCommand(), stopCommand(), statusCommand(), nodeCommand(), kubeconfigCommand(), logsCommand())
-	c.AddCommand(imageCommand(), versionCommand())
+	c.AddCommand(imageCommand(), benchCommand(), versionCommand())
 	c.AddCommand(serverCommand(), agentCommand(), superviseCommand())
 	return c
 }
