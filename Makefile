@@ -91,6 +91,15 @@ fire: ## writers, watchers, compaction and kill -9 for FIRE (20m), all answers c
 load: build ## a minute of rolling updates under 200 requests a second; needs root
 	SKIFF_LOAD=60s $(GO) test -count=1 -timeout 10m -v -run 'TestStoriesWithContainers/a_rollout' ./cmd/skiff
 
+# FOCUS='…': only the specs that match. ARGS='-failed': only those that did not pass; more with ARGS=-help.
+conformance: build ## upstream's conformance specs on a cluster of its own (FOCUS='…': some); needs root
+	@[[ -x bin/kubectl ]] || $(MAKE) --no-print-directory kubectl
+	cd conformance && $(GO) build -o ../bin/conformance/conformance ./cmd/conformance
+	$(ROOT) bin/conformance/conformance -root . $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
+
+conformance-ci: ## the selection of CI (conformance/ci.txt): fails when a spec no longer passes
+	@$(MAKE) --no-print-directory conformance ARGS='-specs conformance/ci.txt -check -limit 2m'
+
 figures: build ## measure a start and an idle server (docs/benchmarks.md); needs root
 	bench/figures.sh
 

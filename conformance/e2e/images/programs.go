@@ -52,13 +52,11 @@ func program(name, where string, mode os.FileMode) func(*maker, string) error {
 // pictures puts what upstream's image of that name shows into the root file system: files of its module.
 func pictures(name string) func(*maker, string) error {
 	return func(m *maker, root string) error {
-		find := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes")
-		find.Dir, find.Env = m.Module, Environ()
-		out, err := find.Output()
+		source, err := Upstream(m.Module)
 		if err != nil {
-			return fmt.Errorf("find upstream's source: %w", err)
+			return err
 		}
-		from := filepath.Join(strings.TrimSpace(string(out)), "test/images", name, "html")
+		from := filepath.Join(source, "test/images", name, "html")
 		for _, file := range []string{name + ".jpg", "data.json"} {
 			if err := copyFile(filepath.Join(from, file), filepath.Join(root, file), 0o644); err != nil {
 				return err
@@ -66,6 +64,17 @@ func pictures(name string) func(*maker, string) error {
 		}
 		return nil
 	}
+}
+
+// Upstream finds the source of k8s.io/kubernetes of the version in go.mod. Module is the folder of module skiff/conformance.
+func Upstream(module string) (string, error) {
+	find := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes")
+	find.Dir, find.Env = module, Environ()
+	out, err := find.Output()
+	if err != nil {
+		return "", fmt.Errorf("find upstream's source: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 func copyFile(from, to string, mode os.FileMode) error {
