@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
@@ -22,6 +23,7 @@ import (
 	"skiff/client"
 	"skiff/cluster/pki"
 	"skiff/controllers"
+	"skiff/controllers/nodeipam"
 	"skiff/scheduler"
 	"skiff/store"
 )
@@ -42,6 +44,10 @@ type ControlPlaneConfig struct {
 	Advertise apiserver.Advertise
 	// ServiceCIDRs; empty: 10.96.0.0/16.
 	ServiceCIDRs []string
+	// NodeRanges are what nodes get their pods' ranges from; empty: they bring them.
+	NodeRanges []nodeipam.Range
+	// Paths are served beside the API; see apiserver.FrontConfig.
+	Paths map[string]http.HandlerFunc
 	// Nodes reaches node agents and pods; nil: plain TCP.
 	Nodes apiserver.NodeDialer
 	// Identity of this member for elections; see client.Leader.
@@ -81,7 +87,7 @@ func NewControlPlane(c ControlPlaneConfig) (*ControlPlane, error) {
 	}
 	clientCAs, proxyCAs := c.Keys.CA.Pool(), c.Keys.FrontProxyCA.Pool()
 	serving := c.Keys.CA.Renewed(pki.Leaf{
-		CommonName: "kube-apiserver", Server: true,
+		CommonName: "kube-apiserver", Server: true, WithAuthority: true,
 		DNSNames: append(serviceNames, c.Names...),
 		IPs:      append([]net.IP{first, net.IPv4(127, 0, 0, 1), net.IPv6loopback}, c.IPs...),
 	})
@@ -93,6 +99,7 @@ func NewControlPlane(c ControlPlaneConfig) (*ControlPlane, error) {
 			Listeners: c.Listeners, Memory: c.Memory,
 			Certificate:     func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return serving.ForServer(hello) },
 			ClientCAs:       func() *x509.CertPool { return clientCAs },
+			Paths:           c.Paths,
 			Nodes:           c.Nodes,
 			NodeCertificate: toNodes.Get,
 			NodeCAs:         func() *x509.CertPool { return clientCAs },
@@ -164,12 +171,13 @@ func (p *ControlPlane) runComponents(ctx context.Context) error {
 
 func (p *ControlPlane) controllers() controllers.Config {
 	return controllers.Config{
-		Manager:  p.api.Client(&user.DefaultInfo{Name: "system:kube-controller-manager", Groups: []string{user.AllAuthenticated}}, "kube-controller-manager"),
-		As:       p.as,
-		Identity: p.c.Identity,
-		RootCA:   p.c.Keys.CA.PEM(),
-		Signing:  &controllers.Signing{Certificate: p.c.Keys.CA.Certificate, Key: p.c.Keys.CA.Key},
-		Logger:   p.c.Logger,
+		Manager:    p.api.Client(&user.DefaultInfo{Name: "system:kube-controller-manager", Groups: []string{user.AllAuthenticated}}, "kube-controller-manager"),
+		As:         p.as,
+		Identity:   p.c.Identity,
+		RootCA:     p.c.Keys.CA.PEM(),
+		NodeRanges: p.c.NodeRanges,
+		Signing:    &controllers.Signing{Certificate: p.c.Keys.CA.Certificate, Key: p.c.Keys.CA.Key},
+		Logger:     p.c.Logger,
 	}
 }
 

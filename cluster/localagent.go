@@ -21,7 +21,6 @@ import (
 	"skiff/client"
 	"skiff/cluster/local"
 	"skiff/cluster/pki"
-	"skiff/image"
 	"skiff/network/dns"
 	"skiff/network/podnet"
 	"skiff/network/proxy"
@@ -67,34 +66,11 @@ func (n *localNode) ip() string { return n.spec.Ranges().Node(n.node.Number).Str
 
 // containerd is the node's own runtime.
 func (n *localNode) containerd() (*containerd.Runtime, error) {
-	executable, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find this program: %w", err)
-	}
-	programs, err := containerd.Find(executable)
-	if err != nil {
-		return nil, err
-	}
-	pause, err := image.Pause("")
-	if err != nil {
-		return nil, err
-	}
-	reference, err := image.PauseReference(pause)
-	if err != nil {
-		return nil, err
-	}
-	bundled, err := registry.Static(pause)
-	if err != nil {
-		return nil, err
-	}
-	return containerd.New(containerd.Config{
+	return ownContainerd(containerd.Config{
 		Root: n.dir("containerd"), State: filepath.Join(n.dirs.Run(), n.node.Name),
-		Programs:   programs,
-		CNIBinDirs: []string{filepath.Dir(executable)}, CNIConfDir: n.dir("cni"),
-		SandboxImage: reference, Bundled: bundled,
-		RegistryHostsDir: n.dir("hosts"),
-		Cgroup:           filepath.Join(n.spec.Cgroup(n.node.Name), "runtime"),
-		Logger:           n.log,
+		CNIConfDir: n.dir("cni"), RegistryHostsDir: n.dir("hosts"),
+		Cgroup: filepath.Join(n.spec.Cgroup(n.node.Name), "runtime"),
+		Logger: n.log,
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -91,7 +92,7 @@ func RunLocalServer(ctx context.Context, dir string, log *slog.Logger, ready fun
 		case <-ctx.Done():
 			return nil
 		}
-		if err := ensureNameService(ctx, plane.Client(operator, "skiff"), spec); err != nil {
+		if err := ensureNameService(ctx, plane.Client(operator, "skiff"), spec.Ranges().DNS()); err != nil {
 			return fmt.Errorf("service kube-dns: %w", err)
 		}
 		if onBridge(spec) {
@@ -175,9 +176,13 @@ func runRegistry(ctx context.Context, dirs local.Dirs, spec *local.Spec, log *sl
 
 // ensureNameService writes the service by which pods know the cluster's DNS. It
 // has no selector: each node's agent answers at the address itself.
-func ensureNameService(ctx context.Context, c client.Client, spec *local.Spec) error {
+func ensureNameService(ctx context.Context, c client.Client, addresses ...netip.Addr) error {
 	if _, err := client.Get[*corev1.Service](ctx, c, metav1.NamespaceSystem, "kube-dns"); !apierrors.IsNotFound(err) {
 		return err
+	}
+	families := corev1.IPFamilyPolicySingleStack
+	if len(addresses) > 1 {
+		families = corev1.IPFamilyPolicyRequireDualStack
 	}
 	_, err := client.Create(ctx, c, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -185,13 +190,16 @@ func ensureNameService(ctx context.Context, c client.Client, spec *local.Spec) e
 			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
 		},
 		Spec: corev1.ServiceSpec{
-			ClusterIP: spec.Ranges().DNS().String(),
+			ClusterIP: addresses[0].String(), ClusterIPs: texts(addresses), IPFamilyPolicy: &families,
 			Ports: []corev1.ServicePort{
 				{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
 				{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(53)},
 			},
 		},
 	})
+	if apierrors.IsAlreadyExists(err) {
+		return nil // another server was faster
+	}
 	return err
 }
 

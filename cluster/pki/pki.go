@@ -117,10 +117,13 @@ func (a *Authority) Pool() *x509.CertPool {
 	return pool
 }
 
-// Hash is the SHA-256 of the authority's public key in hexadecimal, by which a
-// join token pins it (as kubeadm's --discovery-token-ca-cert-hash does).
-func (a *Authority) Hash() string {
-	sum := sha256.Sum256(a.Certificate.RawSubjectPublicKeyInfo)
+// Hash is the HashOf the authority's certificate.
+func (a *Authority) Hash() string { return HashOf(a.Certificate) }
+
+// HashOf is the SHA-256 of a certificate's public key in hexadecimal, by which a
+// join token pins an authority (as kubeadm's --discovery-token-ca-cert-hash does).
+func HashOf(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
 	return hex.EncodeToString(sum[:])
 }
 
@@ -133,6 +136,9 @@ type Leaf struct {
 	Client        bool
 	Server        bool
 	Life          time.Duration // 0: a year
+	// WithAuthority shows the authority's own certificate after this one, for
+	// clients that know the authority only by its Hash.
+	WithAuthority bool
 }
 
 // Issue makes a key and a certificate for it.
@@ -146,6 +152,9 @@ func (a *Authority) Issue(l Leaf, now time.Time) (*tls.Certificate, error) {
 		return nil, err
 	}
 	cert := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	if l.WithAuthority {
+		cert.Certificate = append(cert.Certificate, a.Certificate.Raw)
+	}
 	cert.Leaf, err = x509.ParseCertificate(der)
 	return cert, err
 }

@@ -56,10 +56,10 @@ func root() *cobra.Command {
 	c.AddGroup(
 		&cobra.Group{ID: "cluster", Title: "A cluster on this machine:"},
 		&cobra.Group{ID: "tools", Title: "Tools:"},
-		&cobra.Group{ID: "run", Title: "Processes, for service managers:"},
+		&cobra.Group{ID: "run", Title: "A cluster on several machines:"},
 	)
 	c.AddCommand(upCommand(), downCommand(), stopCommand(), statusCommand(), nodeCommand(), kubeconfigCommand(), logsCommand())
 	c.AddCommand(imageCommand(), benchCommand(), versionCommand())
-	c.AddCommand(serverCommand(), agentCommand(), superviseCommand())
+	c.AddCommand(serverCommand(), agentCommand(), tokenCommand(), superviseCommand())
 	return c
 }
