@@ -67,6 +67,10 @@ type View struct {
 	Of         schema.GroupVersionResource
 	FromStored func(stored Object) Object // never changes its argument; may share parts of it
 	ToStored   func(shown Object) Object
+
+	// Judges: a write through the view is judged by the view's own Kind, not by
+	// the one that is stored.
+	Judges bool
 }
 
 // GVR returns the row's group, version and resource.

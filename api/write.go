@@ -1,18 +1,33 @@
 package api
 
 import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skiff/api/check"
 )
 
 // What a row says about a write beyond its Kind: the rules of metadata, which are the same for every kind.
 
-// ValidateNew judges a new object that has its name, metadata first.
+// ValidateNew judges a new object in the storage's version, which has its name.
 func (r *Resource) ValidateNew(obj Object) field.ErrorList {
+	if r.View != nil {
+		if !r.View.Judges {
+			return Find(r.View.Of).ValidateNew(obj)
+		}
+		obj = r.View.FromStored(obj)
+	}
 	meta := field.NewPath("metadata")
-	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, r.Kind.ValidateName, meta)
+	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, r.Kind.NameRule(obj), meta)
+	if !r.Kind.AnyFinalizer && r.Custom == nil {
+		errs = append(errs, bareFinalizers(obj, meta.Child("finalizers"))...)
+	}
 	errs = append(errs, r.Kind.Validate(obj)...)
 	if len(errs) == 0 && obj.GetName() != "" {
 		for _, text := range content.IsPathSegmentName(obj.GetName()) {
@@ -22,16 +37,43 @@ func (r *Resource) ValidateNew(obj Object) field.ErrorList {
 	return errs
 }
 
-// ValidateChange judges the next version of an object, written through a
-// subresource or, with "", through the object itself.
+// ValidateChange judges the next version of an object, in the storage's version,
+// written through a subresource or, with "", through the object itself.
 func (r *Resource) ValidateChange(subresource string, obj, old Object) field.ErrorList {
-	meta := field.NewPath("metadata")
-	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, pathSegment, meta)
-	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, meta)...)
-	if ofObject(subresource) {
-		return append(errs, r.Kind.ValidateUpdate(obj, old)...)
+	if r.View != nil {
+		if !r.View.Judges {
+			return Find(r.View.Of).ValidateChange(subresource, obj, old)
+		}
+		obj, old = r.View.FromStored(obj), r.View.FromStored(old)
 	}
-	return append(errs, r.Kind.Subs[subresource].Validate(obj, old)...)
+	meta := field.NewPath("metadata")
+	validate, nameToo, anyFinalizer := r.Kind.ValidateUpdate, r.Kind.NameOnUpdate, r.Kind.AnyFinalizer
+	if !ofObject(subresource) {
+		sub := r.Kind.Subs[subresource]
+		validate, nameToo, anyFinalizer = sub.Validate, sub.NameOnUpdate, sub.AnyFinalizer
+	}
+	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check.PathSegment, meta)
+	if nameToo && len(errs) == 0 {
+		errs = validation.ValidateObjectMetaAccessor(obj, r.Namespaced, r.Kind.NameRule(obj), meta)
+	}
+	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, meta)...)
+	if !anyFinalizer && r.Custom == nil {
+		errs = append(errs, bareFinalizers(obj, meta.Child("finalizers"))...)
+	}
+	return append(errs, validate(obj, old)...)
+}
+
+// bareFinalizers refuses finalizers without a domain that are not Kubernetes' own.
+func bareFinalizers(obj Object, path *field.Path) (errs field.ErrorList) {
+	for i, name := range obj.GetFinalizers() {
+		switch {
+		case strings.Contains(name, "/"):
+		case name == string(corev1.FinalizerKubernetes), name == metav1.FinalizerOrphanDependents, name == metav1.FinalizerDeleteDependents:
+		default:
+			errs = append(errs, field.Invalid(path.Index(i), name, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
 }
 
 // KeepUntouchable gives obj those of old's parts that the write cannot change,
@@ -73,11 +115,4 @@ func (r *Resource) countIntent(obj, old Object) {
 	if r.Kind.Intent != nil && !equality.Semantic.DeepEqual(r.Kind.Intent(obj), r.Kind.Intent(old)) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
-}
-
-func pathSegment(name string, prefix bool) []string {
-	if prefix {
-		return content.IsPathSegmentPrefix(name)
-	}
-	return content.IsPathSegmentName(name)
 }

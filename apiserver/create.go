@@ -76,7 +76,7 @@ func (s *Server) insert(ctx context.Context, r *Request, obj api.Object) (*Resul
 // insertNamed judges and stores a new object that has its name.
 func (s *Server) insertNamed(ctx context.Context, r *Request, w *admission.Write, obj api.Object) (*Result, error) {
 	row := stored(r.Resource)
-	if err := invalid(row, obj.GetName(), row.ValidateNew(obj)); err != nil {
+	if err := invalid(row, obj.GetName(), r.Resource.ValidateNew(obj)); err != nil {
 		return nil, err
 	}
 	s.warnAbout(r, row, obj, nil)

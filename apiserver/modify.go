@@ -114,7 +114,7 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 	if err := s.plan(ctx, r, obj, old); err != nil {
 		return nil, err
 	}
-	if err := invalid(row, obj.GetName(), row.ValidateChange(r.Subresource, obj, old)); err != nil {
+	if err := invalid(row, obj.GetName(), r.Resource.ValidateChange(r.Subresource, obj, old)); err != nil {
 		return nil, err
 	}
 	s.warnAbout(r, row, obj, old)

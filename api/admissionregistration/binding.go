@@ -17,6 +17,8 @@ import (
 
 // ValidatingAdmissionPolicyBinding is admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding.
 var ValidatingAdmissionPolicyBinding = kind.Of(kind.Spec[*admissionv1.ValidatingAdmissionPolicyBinding]{
+	NameOnUpdate: true,
+	AnyFinalizer: true,
 	New: func() *admissionv1.ValidatingAdmissionPolicyBinding {
 		return &admissionv1.ValidatingAdmissionPolicyBinding{}
 	},
@@ -38,6 +40,8 @@ var ValidatingAdmissionPolicyBinding = kind.Of(kind.Spec[*admissionv1.Validating
 
 // MutatingAdmissionPolicyBinding is admissionregistration.k8s.io/v1 MutatingAdmissionPolicyBinding.
 var MutatingAdmissionPolicyBinding = kind.Of(kind.Spec[*admissionv1.MutatingAdmissionPolicyBinding]{
+	NameOnUpdate: true,
+	AnyFinalizer: true,
 	New: func() *admissionv1.MutatingAdmissionPolicyBinding {
 		return &admissionv1.MutatingAdmissionPolicyBinding{}
 	},

@@ -26,8 +26,10 @@ const (
 
 // ValidatingAdmissionPolicy is admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy.
 var ValidatingAdmissionPolicy = kind.Of(kind.Spec[*admissionv1.ValidatingAdmissionPolicy]{
-	New:     func() *admissionv1.ValidatingAdmissionPolicy { return &admissionv1.ValidatingAdmissionPolicy{} },
-	NewList: func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyList{} },
+	NameOnUpdate: true,
+	AnyFinalizer: true,
+	New:          func() *admissionv1.ValidatingAdmissionPolicy { return &admissionv1.ValidatingAdmissionPolicy{} },
+	NewList:      func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyList{} },
 	Default: func(p *admissionv1.ValidatingAdmissionPolicy) {
 		setDefault(&p.Spec.FailurePolicy, admissionv1.Fail)
 		defaultMatchResources(p.Spec.MatchConstraints)
@@ -43,7 +45,7 @@ var ValidatingAdmissionPolicy = kind.Of(kind.Spec[*admissionv1.ValidatingAdmissi
 	ValidateUpdate: func(p, old *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
 		return validateValidatingPolicy(p, old)
 	},
-	Subs: map[string]kind.Sub[*admissionv1.ValidatingAdmissionPolicy]{"status": {
+	Subs: map[string]kind.Sub[*admissionv1.ValidatingAdmissionPolicy]{"status": {AnyFinalizer: true,
 		Update: func(p, old *admissionv1.ValidatingAdmissionPolicy) {
 			p.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&p.ObjectMeta, &old.ObjectMeta)
@@ -66,8 +68,10 @@ var ValidatingAdmissionPolicy = kind.Of(kind.Spec[*admissionv1.ValidatingAdmissi
 
 // MutatingAdmissionPolicy is admissionregistration.k8s.io/v1 MutatingAdmissionPolicy.
 var MutatingAdmissionPolicy = kind.Of(kind.Spec[*admissionv1.MutatingAdmissionPolicy]{
-	New:     func() *admissionv1.MutatingAdmissionPolicy { return &admissionv1.MutatingAdmissionPolicy{} },
-	NewList: func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyList{} },
+	NameOnUpdate: true,
+	AnyFinalizer: true,
+	New:          func() *admissionv1.MutatingAdmissionPolicy { return &admissionv1.MutatingAdmissionPolicy{} },
+	NewList:      func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyList{} },
 	Default: func(p *admissionv1.MutatingAdmissionPolicy) {
 		setDefault(&p.Spec.FailurePolicy, admissionv1.Fail)
 		defaultMatchResources(p.Spec.MatchConstraints)

@@ -19,6 +19,8 @@ import (
 
 // ValidatingWebhookConfiguration is admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration.
 var ValidatingWebhookConfiguration = kind.Of(kind.Spec[*admissionv1.ValidatingWebhookConfiguration]{
+	NameOnUpdate: true,
+	AnyFinalizer: true,
 	New: func() *admissionv1.ValidatingWebhookConfiguration {
 		return &admissionv1.ValidatingWebhookConfiguration{}
 	},
@@ -49,8 +51,10 @@ var ValidatingWebhookConfiguration = kind.Of(kind.Spec[*admissionv1.ValidatingWe
 
 // MutatingWebhookConfiguration is admissionregistration.k8s.io/v1 MutatingWebhookConfiguration.
 var MutatingWebhookConfiguration = kind.Of(kind.Spec[*admissionv1.MutatingWebhookConfiguration]{
-	New:     func() *admissionv1.MutatingWebhookConfiguration { return &admissionv1.MutatingWebhookConfiguration{} },
-	NewList: func() runtime.Object { return &admissionv1.MutatingWebhookConfigurationList{} },
+	NameOnUpdate: true,
+	AnyFinalizer: true,
+	New:          func() *admissionv1.MutatingWebhookConfiguration { return &admissionv1.MutatingWebhookConfiguration{} },
+	NewList:      func() runtime.Object { return &admissionv1.MutatingWebhookConfigurationList{} },
 	Default: func(c *admissionv1.MutatingWebhookConfiguration) {
 		for i := range c.Webhooks {
 			w := &c.Webhooks[i]

@@ -14,6 +14,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
 	schemavalidation "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/cel/environment"
@@ -24,9 +25,10 @@ import (
 
 // CustomResourceDefinition is apiextensions.k8s.io/v1 CustomResourceDefinition.
 var CustomResourceDefinition = kind.Of(kind.Spec[*apiextensionsv1.CustomResourceDefinition]{
-	New:     func() *apiextensionsv1.CustomResourceDefinition { return &apiextensionsv1.CustomResourceDefinition{} },
-	NewList: func() runtime.Object { return &apiextensionsv1.CustomResourceDefinitionList{} },
-	Default: defaultDefinition,
+	AnyFinalizer: true,
+	New:          func() *apiextensionsv1.CustomResourceDefinition { return &apiextensionsv1.CustomResourceDefinition{} },
+	NewList:      func() runtime.Object { return &apiextensionsv1.CustomResourceDefinitionList{} },
+	Default:      defaultDefinition,
 	Create: func(d *apiextensionsv1.CustomResourceDefinition) {
 		d.Status = apiextensionsv1.CustomResourceDefinitionStatus{}
 		addStored(d)
@@ -36,8 +38,15 @@ var CustomResourceDefinition = kind.Of(kind.Spec[*apiextensionsv1.CustomResource
 		addStored(d)
 	},
 	Intent: func(d *apiextensionsv1.CustomResourceDefinition) any { return &d.Spec },
-	// What its name must be depends on group and plural: Validate checks it.
-	ValidateName: func(string, bool) []string { return nil },
+	NameFor: func(d *apiextensionsv1.CustomResourceDefinition) func(string, bool) []string {
+		return func(name string, prefix bool) []string {
+			messages := apivalidation.NameIsDNSSubdomain(name, prefix)
+			if name != d.Spec.Names.Plural+"."+d.Spec.Group {
+				messages = append(messages, `must be spec.names.plural+"."+spec.group`)
+			}
+			return messages
+		}
+	},
 	Validate: func(d *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
 		return check(d, nil, func(ctx context.Context, d, _ *apiextensions.CustomResourceDefinition) field.ErrorList {
 			return validation.ValidateCustomResourceDefinition(ctx, d)
@@ -46,7 +55,7 @@ var CustomResourceDefinition = kind.Of(kind.Spec[*apiextensionsv1.CustomResource
 	ValidateUpdate: func(d, old *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
 		return check(d, old, validation.ValidateCustomResourceDefinitionUpdate)
 	},
-	Subs: map[string]kind.Sub[*apiextensionsv1.CustomResourceDefinition]{"status": {
+	Subs: map[string]kind.Sub[*apiextensionsv1.CustomResourceDefinition]{"status": {AnyFinalizer: true,
 		Update: func(d, old *apiextensionsv1.CustomResourceDefinition) { d.Spec = old.Spec },
 		Validate: func(d, old *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
 			return check(d, old, validation.ValidateUpdateCustomResourceDefinitionStatus)
@@ -101,8 +110,8 @@ func addStored(d *apiextensionsv1.CustomResourceDefinition) {
 }
 
 // check runs the library's rules, which are on its internal type. Errors about
-// metadata are apiserver's, which finds them itself, but for the name and the
-// approval of a protected group.
+// metadata are the row's, which finds them itself, but for the approval of a
+// protected group.
 func check(d, old *apiextensionsv1.CustomResourceDefinition,
 	rules func(ctx context.Context, d, old *apiextensions.CustomResourceDefinition) field.ErrorList) (errs field.ErrorList) {
 	internal, err := toInternal(d)
@@ -116,7 +125,7 @@ func check(d, old *apiextensionsv1.CustomResourceDefinition,
 		}
 	}
 	for _, e := range rules(context.Background(), internal, was) {
-		mine := strings.HasPrefix(e.Field, "metadata.annotations[") || e.Field == "metadata.name" && old == nil
+		mine := strings.HasPrefix(e.Field, "metadata.annotations[")
 		if mine || e.Field != "metadata" && !strings.HasPrefix(e.Field, "metadata.") {
 			errs = append(errs, e)
 		}

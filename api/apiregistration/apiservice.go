@@ -21,8 +21,10 @@ import (
 
 // APIService is apiregistration.k8s.io/v1 APIService.
 var APIService = kind.Of(kind.Spec[*apiregistrationv1.APIService]{
-	New:     func() *apiregistrationv1.APIService { return &apiregistrationv1.APIService{} },
-	NewList: func() runtime.Object { return &apiregistrationv1.APIServiceList{} },
+	NameOnUpdate: true,
+	AnyFinalizer: true,
+	New:          func() *apiregistrationv1.APIService { return &apiregistrationv1.APIService{} },
+	NewList:      func() runtime.Object { return &apiregistrationv1.APIServiceList{} },
 	Default: func(s *apiregistrationv1.APIService) {
 		if r := s.Spec.Service; r != nil && r.Port == nil {
 			r.Port = new(int32(443))
@@ -36,11 +38,18 @@ var APIService = kind.Of(kind.Spec[*apiregistrationv1.APIService]{
 		}
 	},
 	Update: func(s, old *apiregistrationv1.APIService) { s.Status = old.Status },
-	// What its name must be depends on group and version: Validate checks it.
-	ValidateName:   func(name string, _ bool) []string { return content.IsPathSegmentName(name) },
+	NameFor: func(s *apiregistrationv1.APIService) func(string, bool) []string {
+		return func(name string, _ bool) []string {
+			messages := content.IsPathSegmentName(name)
+			if want := s.Spec.Version + "." + s.Spec.Group; name != want && len(messages) == 0 {
+				messages = append(messages, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want))
+			}
+			return messages
+		}
+	},
 	Validate:       validateService,
 	ValidateUpdate: func(s, _ *apiregistrationv1.APIService) field.ErrorList { return validateService(s) },
-	Subs: map[string]kind.Sub[*apiregistrationv1.APIService]{"status": {
+	Subs: map[string]kind.Sub[*apiregistrationv1.APIService]{"status": {AnyFinalizer: true,
 		Update: func(s, old *apiregistrationv1.APIService) {
 			s.Spec = old.Spec
 			s.Labels, s.Annotations, s.Finalizers, s.OwnerReferences = old.Labels, old.Annotations, old.Finalizers, old.OwnerReferences
@@ -84,9 +93,6 @@ func availableCell(s *apiregistrationv1.APIService) string {
 
 func validateService(s *apiregistrationv1.APIService) (errs field.ErrorList) {
 	path := field.NewPath("spec")
-	if want := s.Spec.Version + "." + s.Spec.Group; s.Name != want && len(content.IsPathSegmentName(s.Name)) == 0 {
-		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), s.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)))
-	}
 	if g := s.Spec.Group; g != "" {
 		errs = append(errs, check.Each(path.Child("group"), g, utilvalidation.IsDNS1123Subdomain(g))...)
 	} else if s.Spec.Version != "v1" {

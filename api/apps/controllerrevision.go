@@ -19,8 +19,9 @@ import (
 
 // ControllerRevision is apps/v1 ControllerRevision.
 var ControllerRevision = kind.Of(kind.Spec[*appsv1.ControllerRevision]{
-	New:     func() *appsv1.ControllerRevision { return &appsv1.ControllerRevision{} },
-	NewList: func() runtime.Object { return &appsv1.ControllerRevisionList{} },
+	NameOnUpdate: true,
+	New:          func() *appsv1.ControllerRevision { return &appsv1.ControllerRevision{} },
+	NewList:      func() runtime.Object { return &appsv1.ControllerRevisionList{} },
 	Validate: func(r *appsv1.ControllerRevision) field.ErrorList {
 		return append(check.NotNegative(nil, check.N("revision", r.Revision)), validateRevisionData(r.Data.Raw)...)
 	},

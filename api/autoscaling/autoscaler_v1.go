@@ -29,7 +29,7 @@ var HorizontalPodAutoscalerV1 = kind.Of(kind.Spec[*autoscalingv1.HorizontalPodAu
 	ValidateUpdate: func(a, old *autoscalingv1.HorizontalPodAutoscaler) field.ErrorList {
 		return validateAutoscaler(ToV2(a), ToV2(old))
 	},
-	Subs: map[string]kind.Sub[*autoscalingv1.HorizontalPodAutoscaler]{"status": {
+	Subs: map[string]kind.Sub[*autoscalingv1.HorizontalPodAutoscaler]{"status": {AnyFinalizer: true,
 		Update: func(a, old *autoscalingv1.HorizontalPodAutoscaler) {
 			a.Spec = old.Spec
 			keepAnnotations(a, old, metricsAnnotation, behaviorAnnotation)

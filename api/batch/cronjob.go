@@ -53,7 +53,7 @@ var CronJob = kind.Of(kind.Spec[*batchv1.CronJob]{
 		return errs
 	},
 	ValidateUpdate: func(c, old *batchv1.CronJob) field.ErrorList { return validateCronJob(&c.Spec, &old.Spec) },
-	Subs: map[string]kind.Sub[*batchv1.CronJob]{"status": {
+	Subs: map[string]kind.Sub[*batchv1.CronJob]{"status": {AnyFinalizer: true,
 		Update: func(c, old *batchv1.CronJob) { c.Spec = old.Spec },
 	}},
 	Warn: warnCronJob,

@@ -52,7 +52,7 @@ var PodCertificateRequest = kind.Of(kind.Spec[*certificatesv1.PodCertificateRequ
 	ValidateUpdate: func(r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
 		return validation.ValidateImmutableField(r.Spec, old.Spec, field.NewPath("spec"))
 	},
-	Subs: map[string]kind.Sub[*certificatesv1.PodCertificateRequest]{"status": {
+	Subs: map[string]kind.Sub[*certificatesv1.PodCertificateRequest]{"status": {AnyFinalizer: true,
 		Update: func(r, old *certificatesv1.PodCertificateRequest) {
 			r.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&r.ObjectMeta, &old.ObjectMeta)

@@ -22,10 +22,12 @@ const maxTrustBundle = 1 << 20
 
 // ClusterTrustBundle is certificates.k8s.io/v1 ClusterTrustBundle.
 var ClusterTrustBundle = kind.Of(kind.Spec[*certificatesv1.ClusterTrustBundle]{
-	New:     func() *certificatesv1.ClusterTrustBundle { return &certificatesv1.ClusterTrustBundle{} },
-	NewList: func() runtime.Object { return &certificatesv1.ClusterTrustBundleList{} },
-	// What its name must be depends on its signer: Validate checks it.
-	ValidateName: func(string, bool) []string { return nil },
+	NameOnUpdate: true,
+	New:          func() *certificatesv1.ClusterTrustBundle { return &certificatesv1.ClusterTrustBundle{} },
+	NewList:      func() runtime.Object { return &certificatesv1.ClusterTrustBundleList{} },
+	NameFor: func(b *certificatesv1.ClusterTrustBundle) func(string, bool) []string {
+		return func(name string, _ bool) []string { return bundleName(name, b.Spec.SignerName) }
+	},
 	Validate: func(b *certificatesv1.ClusterTrustBundle) field.ErrorList {
 		return append(validateBundle(b), validateAnchors(b.Spec.TrustBundle)...)
 	},
@@ -52,8 +54,7 @@ var ClusterTrustBundle = kind.Of(kind.Spec[*certificatesv1.ClusterTrustBundle]{
 	UnconditionalUpdateForbidden: true,
 })
 
-func validateBundle(b *certificatesv1.ClusterTrustBundle) field.ErrorList {
-	errs := check.Each(field.NewPath("metadata", "name"), b.Name, bundleName(b.Name, b.Spec.SignerName))
+func validateBundle(b *certificatesv1.ClusterTrustBundle) (errs field.ErrorList) {
 	if b.Spec.SignerName != "" {
 		errs = append(errs, check.SignerName(b.Spec.SignerName, field.NewPath("spec", "signerName"))...)
 	}

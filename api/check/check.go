@@ -76,6 +76,24 @@ func Each(path *field.Path, value any, messages []string) (errs field.ErrorList)
 	return errs
 }
 
+// PathSegment is the rule for names of kinds that ask for no more than what a URL's
+// path needs.
+func PathSegment(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
+}
+
+// BareName wants a DNS subdomain as a name, but lets generateName be any path
+// segment: the rule of kinds whose name alone is declared.
+func BareName(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return validation.NameIsDNSSubdomain(name, false)
+}
+
 // DNSLabel wants a label of RFC 1123.
 func DNSLabel(value string, path *field.Path) field.ErrorList {
 	return Each(path, value, utilvalidation.IsDNS1123Label(value))

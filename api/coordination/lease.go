@@ -18,8 +18,9 @@ import (
 
 // Lease is coordination.k8s.io/v1 Lease.
 var Lease = kind.Of(kind.Spec[*coordinationv1.Lease]{
-	New:     func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
-	NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
+	AnyFinalizer: true,
+	New:          func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
+	NewList:      func() runtime.Object { return &coordinationv1.LeaseList{} },
 	// Coordinated leader election is off by default.
 	Create: func(l *coordinationv1.Lease) { l.Spec.Strategy, l.Spec.PreferredHolder = nil, nil },
 	Update: func(l, old *coordinationv1.Lease) {

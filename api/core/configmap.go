@@ -16,8 +16,9 @@ import (
 
 // ConfigMap is the kind of configuration in the clear.
 var ConfigMap = kind.Of(kind.Spec[*corev1.ConfigMap]{
-	New:     func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
-	NewList: func() runtime.Object { return &corev1.ConfigMapList{} },
+	NameOnUpdate: true,
+	New:          func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
+	NewList:      func() runtime.Object { return &corev1.ConfigMapList{} },
 	Validate: func(c *corev1.ConfigMap) field.ErrorList {
 		return collect(nil, func(root place) { checkConfigMap(root, c) })
 	},

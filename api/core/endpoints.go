@@ -19,8 +19,9 @@ import (
 
 // Endpoints is the kind that came before EndpointSlice.
 var Endpoints = kind.Of(kind.Spec[*corev1.Endpoints]{
-	New:     func() *corev1.Endpoints { return &corev1.Endpoints{} },
-	NewList: func() runtime.Object { return &corev1.EndpointsList{} },
+	NameOnUpdate: true,
+	New:          func() *corev1.Endpoints { return &corev1.Endpoints{} },
+	NewList:      func() runtime.Object { return &corev1.EndpointsList{} },
 	Default: func(e *corev1.Endpoints) {
 		for i := range e.Subsets {
 			for j := range e.Subsets[i].Ports {

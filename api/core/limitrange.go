@@ -17,6 +17,7 @@ import (
 
 // LimitRange is the kind of bounds and defaults for single objects of a namespace.
 var LimitRange = kind.Of(kind.Spec[*corev1.LimitRange]{
+	NameOnUpdate:   true,
 	New:            func() *corev1.LimitRange { return &corev1.LimitRange{} },
 	NewList:        func() runtime.Object { return &corev1.LimitRangeList{} },
 	Default:        defaultLimitRange,

@@ -17,8 +17,9 @@ import (
 
 // Namespace is the kind of a scope of names.
 var Namespace = kind.Of(kind.Spec[*corev1.Namespace]{
-	New:     func() *corev1.Namespace { return &corev1.Namespace{} },
-	NewList: func() runtime.Object { return &corev1.NamespaceList{} },
+	NameOnUpdate: true,
+	New:          func() *corev1.Namespace { return &corev1.Namespace{} },
+	NewList:      func() runtime.Object { return &corev1.NamespaceList{} },
 	Default: func(n *corev1.Namespace) {
 		setDefault(&n.Status.Phase, corev1.NamespaceActive)
 		if n.Name == "" || n.Labels[corev1.LabelMetadataName] == n.Name {

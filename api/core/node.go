@@ -23,9 +23,10 @@ import (
 
 // Node is the kind of a machine that runs pods.
 var Node = kind.Of(kind.Spec[*corev1.Node]{
-	New:     func() *corev1.Node { return &corev1.Node{} },
-	NewList: func() runtime.Object { return &corev1.NodeList{} },
-	Default: defaultNode,
+	NameOnUpdate: true,
+	New:          func() *corev1.Node { return &corev1.Node{} },
+	NewList:      func() runtime.Object { return &corev1.NodeList{} },
+	Default:      defaultNode,
 	Create: func(n *corev1.Node) { // a node registers itself with its status
 		n.Spec.ConfigSource = nil
 		n.Status.Config = nil

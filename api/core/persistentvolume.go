@@ -17,9 +17,10 @@ import (
 
 // PersistentVolume is the kind of a piece of storage that claims are bound to.
 var PersistentVolume = kind.Of(kind.Spec[*corev1.PersistentVolume]{
-	New:     func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
-	NewList: func() runtime.Object { return &corev1.PersistentVolumeList{} },
-	Default: defaultPersistentVolume,
+	NameOnUpdate: true,
+	New:          func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
+	NewList:      func() runtime.Object { return &corev1.PersistentVolumeList{} },
+	Default:      defaultPersistentVolume,
 	Create: func(v *corev1.PersistentVolume) {
 		v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: new(metav1.Now())}
 	},

@@ -20,9 +20,10 @@ import (
 
 // PersistentVolumeClaim is the kind of a user's request for storage.
 var PersistentVolumeClaim = kind.Of(kind.Spec[*corev1.PersistentVolumeClaim]{
-	New:     func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
-	NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
-	Default: DefaultPersistentVolumeClaim,
+	NameOnUpdate: true,
+	New:          func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
+	NewList:      func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+	Default:      DefaultPersistentVolumeClaim,
 	Create: func(c *corev1.PersistentVolumeClaim) {
 		c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
 		settleDataSources(&c.Spec, nil)

@@ -17,6 +17,7 @@ import (
 
 // Pod is the kind of what nodes run.
 var Pod = kind.Of(kind.Spec[*corev1.Pod]{
+	NameOnUpdate:   true,
 	New:            func() *corev1.Pod { return &corev1.Pod{} },
 	NewList:        func() runtime.Object { return &corev1.PodList{} },
 	Default:        defaultPod,
@@ -27,8 +28,8 @@ var Pod = kind.Of(kind.Spec[*corev1.Pod]{
 	ValidateUpdate: validatePodUpdate,
 	Subs: map[string]kind.Sub[*corev1.Pod]{
 		"status":              {Update: updatePodStatus, Validate: validatePodStatus},
-		"ephemeralcontainers": {Update: addEphemeralContainers, Validate: validateEphemeralContainers},
-		"resize":              {Update: resizePod, Validate: validateResize},
+		"ephemeralcontainers": {NameOnUpdate: true, AnyFinalizer: true, Update: addEphemeralContainers, Validate: validateEphemeralContainers},
+		"resize":              {NameOnUpdate: true, AnyFinalizer: true, Update: resizePod, Validate: validateResize},
 	},
 	Warn: warnPod,
 	Fields: func(p *corev1.Pod) fields.Set {

@@ -19,9 +19,10 @@ import (
 
 // ReplicationController is the kind that came before ReplicaSet.
 var ReplicationController = kind.Of(kind.Spec[*corev1.ReplicationController]{
-	New:     func() *corev1.ReplicationController { return &corev1.ReplicationController{} },
-	NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
-	Default: defaultReplicationController,
+	ValidateName: check.BareName,
+	New:          func() *corev1.ReplicationController { return &corev1.ReplicationController{} },
+	NewList:      func() runtime.Object { return &corev1.ReplicationControllerList{} },
+	Default:      defaultReplicationController,
 	Create: func(r *corev1.ReplicationController) {
 		r.Status = corev1.ReplicationControllerStatus{}
 		if r.Spec.Template != nil {

@@ -19,8 +19,9 @@ import (
 
 // Secret is the kind of configuration that is not for everyone's eyes.
 var Secret = kind.Of(kind.Spec[*corev1.Secret]{
-	New:     func() *corev1.Secret { return &corev1.Secret{} },
-	NewList: func() runtime.Object { return &corev1.SecretList{} },
+	NameOnUpdate: true,
+	New:          func() *corev1.Secret { return &corev1.Secret{} },
+	NewList:      func() runtime.Object { return &corev1.SecretList{} },
 	Default: func(s *corev1.Secret) {
 		setDefault(&s.Type, corev1.SecretTypeOpaque)
 		if len(s.StringData) == 0 {

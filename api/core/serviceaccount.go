@@ -11,8 +11,9 @@ import (
 
 // ServiceAccount is the kind of an identity for pods.
 var ServiceAccount = kind.Of(kind.Spec[*corev1.ServiceAccount]{
-	New:     func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
-	NewList: func() runtime.Object { return &corev1.ServiceAccountList{} },
+	NameOnUpdate: true,
+	New:          func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
+	NewList:      func() runtime.Object { return &corev1.ServiceAccountList{} },
 	Warn: func(s, old *corev1.ServiceAccount) []string {
 		const key = "kubernetes.io/enforce-mountable-secrets"
 		had := false

@@ -34,8 +34,9 @@ const (
 
 // EndpointSlice is discovery.k8s.io/v1 EndpointSlice.
 var EndpointSlice = kind.Of(kind.Spec[*discoveryv1.EndpointSlice]{
-	New:     func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
-	NewList: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+	NameOnUpdate: true,
+	New:          func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
+	NewList:      func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 	Default: func(s *discoveryv1.EndpointSlice) {
 		for i := range s.Ports {
 			if s.Ports[i].Name == nil {

@@ -20,8 +20,9 @@ import (
 
 // FlowSchema is flowcontrol.apiserver.k8s.io/v1 FlowSchema.
 var FlowSchema = kind.Of(kind.Spec[*flowcontrolv1.FlowSchema]{
-	New:     func() *flowcontrolv1.FlowSchema { return &flowcontrolv1.FlowSchema{} },
-	NewList: func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} },
+	NameOnUpdate: true,
+	New:          func() *flowcontrolv1.FlowSchema { return &flowcontrolv1.FlowSchema{} },
+	NewList:      func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} },
 	Default: func(s *flowcontrolv1.FlowSchema) {
 		if s.Spec.MatchingPrecedence == 0 {
 			s.Spec.MatchingPrecedence = 1000
@@ -32,7 +33,7 @@ var FlowSchema = kind.Of(kind.Spec[*flowcontrolv1.FlowSchema]{
 	Intent:         func(s *flowcontrolv1.FlowSchema) any { return &s.Spec },
 	Validate:       validateFlowSchema,
 	ValidateUpdate: func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList { return validateFlowSchema(s) },
-	Subs: map[string]kind.Sub[*flowcontrolv1.FlowSchema]{"status": {
+	Subs: map[string]kind.Sub[*flowcontrolv1.FlowSchema]{"status": {AnyFinalizer: true,
 		Update: func(s, old *flowcontrolv1.FlowSchema) {
 			s.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&s.ObjectMeta, &old.ObjectMeta)

@@ -24,9 +24,10 @@ const (
 
 // PriorityLevelConfiguration is flowcontrol.apiserver.k8s.io/v1 PriorityLevelConfiguration.
 var PriorityLevelConfiguration = kind.Of(kind.Spec[*flowcontrolv1.PriorityLevelConfiguration]{
-	New:     func() *flowcontrolv1.PriorityLevelConfiguration { return &flowcontrolv1.PriorityLevelConfiguration{} },
-	NewList: func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} },
-	Default: defaultPriorityLevel,
+	NameOnUpdate: true,
+	New:          func() *flowcontrolv1.PriorityLevelConfiguration { return &flowcontrolv1.PriorityLevelConfiguration{} },
+	NewList:      func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} },
+	Default:      defaultPriorityLevel,
 	Create: func(p *flowcontrolv1.PriorityLevelConfiguration) {
 		p.Status = flowcontrolv1.PriorityLevelConfigurationStatus{}
 	},
@@ -34,7 +35,7 @@ var PriorityLevelConfiguration = kind.Of(kind.Spec[*flowcontrolv1.PriorityLevelC
 	Intent:         func(p *flowcontrolv1.PriorityLevelConfiguration) any { return &p.Spec },
 	Validate:       validatePriorityLevel,
 	ValidateUpdate: func(p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList { return validatePriorityLevel(p) },
-	Subs: map[string]kind.Sub[*flowcontrolv1.PriorityLevelConfiguration]{"status": {
+	Subs: map[string]kind.Sub[*flowcontrolv1.PriorityLevelConfiguration]{"status": {AnyFinalizer: true,
 		Update: func(p, old *flowcontrolv1.PriorityLevelConfiguration) {
 			p.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&p.ObjectMeta, &old.ObjectMeta)

@@ -16,6 +16,8 @@ func Of[T Object](s Spec[T]) Kind {
 		Create:         one(s.Create),
 		Update:         two(s.Update),
 		ValidateName:   s.ValidateName,
+		NameOnUpdate:   s.NameOnUpdate,
+		AnyFinalizer:   s.AnyFinalizer,
 		Validate:       check(s.Validate),
 		ValidateUpdate: check2(s.ValidateUpdate),
 		Columns:        s.Columns,
@@ -25,6 +27,9 @@ func Of[T Object](s Spec[T]) Kind {
 	}
 	if k.ValidateName == nil {
 		k.ValidateName = validation.NameIsDNSSubdomain
+	}
+	if s.NameFor != nil {
+		k.NameFor = func(obj Object) func(string, bool) []string { return s.NameFor(obj.(T)) }
 	}
 	if s.Intent != nil {
 		k.Intent = func(obj Object) any { return s.Intent(obj.(T)) }
@@ -44,7 +49,8 @@ func Of[T Object](s Spec[T]) Kind {
 	if len(s.Subs) > 0 {
 		k.Subs = make(map[string]ErasedSub, len(s.Subs))
 		for name, sub := range s.Subs {
-			k.Subs[name] = ErasedSub{Update: two(sub.Update), Validate: check2(sub.Validate)}
+			k.Subs[name] = ErasedSub{Update: two(sub.Update), Validate: check2(sub.Validate),
+				NameOnUpdate: sub.NameOnUpdate, AnyFinalizer: sub.AnyFinalizer}
 		}
 	}
 	if s.Scale != nil {

@@ -43,10 +43,16 @@ type Spec[T Object] struct {
 	// Nil: a DNS subdomain (RFC 1123). Messages as in apimachinery's
 	// api/validation.NameIsDNSSubdomain and its siblings.
 	ValidateName func(name string, prefix bool) []string
-	// Validate checks all of a new object but metadata, which apiserver checks.
+	// NameFor is ValidateName where what a name must be depends on the object.
+	NameFor func(obj T) func(name string, prefix bool) []string
+	// NameOnUpdate: an update judges metadata.name and generateName as a create does.
+	NameOnUpdate bool
+	// AnyFinalizer: bare names of finalizers may be others than Kubernetes' own.
+	AnyFinalizer bool
+	// Validate checks all of a new object but metadata, which the row checks.
 	Validate func(obj T) field.ErrorList
 	// ValidateUpdate checks what may not change and all that Validate checks
-	// (it calls it where upstream does); metadata is checked by apiserver.
+	// (it calls it where upstream does); metadata is checked by the row.
 	ValidateUpdate func(obj, old T) field.ErrorList
 
 	// Subs are the subresources that read and write the object itself:
@@ -80,8 +86,10 @@ type Spec[T Object] struct {
 type Sub[T Object] struct {
 	// Update resets all that the subresource may not change.
 	Update func(obj, old T)
-	// Validate checks the result; metadata is checked by apiserver.
+	// Validate checks the result; metadata is checked by the row.
 	Validate func(obj, old T) field.ErrorList
+	// NameOnUpdate and AnyFinalizer are as in Spec, for writes through here.
+	NameOnUpdate, AnyFinalizer bool
 }
 
 // Scale converts to and from autoscaling/v1 Scale (metadata is apiserver's).
@@ -100,6 +108,9 @@ type Kind struct {
 	Update         func(obj, old Object)
 	Intent         func(obj Object) any // nil: no generation
 	ValidateName   func(name string, prefix bool) []string
+	NameFor        func(obj Object) func(name string, prefix bool) []string // nil: ValidateName
+	NameOnUpdate   bool
+	AnyFinalizer   bool
 	Validate       func(obj Object) field.ErrorList
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	Subs           map[string]ErasedSub
@@ -113,14 +124,26 @@ type Kind struct {
 	UnconditionalUpdateForbidden bool
 }
 
+// NameRule returns what checks the names of obj.
+func (k *Kind) NameRule(obj Object) func(name string, prefix bool) []string {
+	if k.NameFor != nil {
+		return k.NameFor(obj)
+	}
+	return k.ValidateName
+}
+
 // ErasedSub is a Sub with its Go type erased; no func is nil.
 type ErasedSub struct {
 	Update   func(obj, old Object)
 	Validate func(obj, old Object) field.ErrorList
+
+	NameOnUpdate, AnyFinalizer bool
 }
 
 // ErasedScale is a Scale with its Go type erased.
 type ErasedScale struct {
 	Get func(obj Object) (autoscalingv1.ScaleSpec, autoscalingv1.ScaleStatus)
 	Set func(obj Object, replicas int32)
+	// Check says why an object has no Scale to read, or to write; nil: all have.
+	Check func(obj Object, writing bool) error
 }

@@ -26,12 +26,13 @@ const classAnnotation = "kubernetes.io/ingress.class"
 
 // Ingress is networking.k8s.io/v1 Ingress.
 var Ingress = kind.Of(kind.Spec[*networkingv1.Ingress]{
-	New:      func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
-	NewList:  func() runtime.Object { return &networkingv1.IngressList{} },
-	Create:   func(i *networkingv1.Ingress) { i.Status = networkingv1.IngressStatus{} },
-	Update:   func(i, old *networkingv1.Ingress) { i.Status = old.Status },
-	Intent:   func(i *networkingv1.Ingress) any { return &i.Spec },
-	Validate: validateIngressCreate,
+	NameOnUpdate: true,
+	New:          func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
+	NewList:      func() runtime.Object { return &networkingv1.IngressList{} },
+	Create:       func(i *networkingv1.Ingress) { i.Status = networkingv1.IngressStatus{} },
+	Update:       func(i, old *networkingv1.Ingress) { i.Status = old.Status },
+	Intent:       func(i *networkingv1.Ingress) any { return &i.Spec },
+	Validate:     validateIngressCreate,
 	ValidateUpdate: func(i, old *networkingv1.Ingress) field.ErrorList {
 		return validateIngress(&i.Spec, stored{
 			secretNames: slices.ContainsFunc(old.Spec.TLS, func(t networkingv1.IngressTLS) bool { return len(secretName(t.SecretName)) > 0 }),

@@ -17,8 +17,9 @@ const maxController = 250
 
 // IngressClass is networking.k8s.io/v1 IngressClass.
 var IngressClass = kind.Of(kind.Spec[*networkingv1.IngressClass]{
-	New:     func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} },
-	NewList: func() runtime.Object { return &networkingv1.IngressClassList{} },
+	NameOnUpdate: true,
+	New:          func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} },
+	NewList:      func() runtime.Object { return &networkingv1.IngressClassList{} },
 	Default: func(c *networkingv1.IngressClass) {
 		if p := c.Spec.Parameters; p != nil && p.Scope == nil {
 			p.Scope = new(networkingv1.IngressClassParametersReferenceScopeCluster)

@@ -20,8 +20,9 @@ import (
 
 // IPAddress is networking.k8s.io/v1 IPAddress.
 var IPAddress = kind.Of(kind.Spec[*networkingv1.IPAddress]{
-	New:     func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
-	NewList: func() runtime.Object { return &networkingv1.IPAddressList{} },
+	NameOnUpdate: true,
+	New:          func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
+	NewList:      func() runtime.Object { return &networkingv1.IPAddressList{} },
 	ValidateName: func(name string, _ bool) (messages []string) {
 		for _, err := range utilvalidation.IsValidIP(nil, name) {
 			messages = append(messages, err.Detail)
@@ -74,7 +75,7 @@ var ServiceCIDR = kind.Of(kind.Spec[*networkingv1.ServiceCIDR]{
 	ValidateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 		return validateCIDRsUpdate(&c.Spec, &old.Spec)
 	},
-	Subs: map[string]kind.Sub[*networkingv1.ServiceCIDR]{"status": {
+	Subs: map[string]kind.Sub[*networkingv1.ServiceCIDR]{"status": {AnyFinalizer: true,
 		Update: func(c, old *networkingv1.ServiceCIDR) {
 			c.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)

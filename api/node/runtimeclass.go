@@ -24,9 +24,11 @@ import (
 
 // RuntimeClass is node.k8s.io/v1 RuntimeClass.
 var RuntimeClass = kind.Of(kind.Spec[*nodev1.RuntimeClass]{
-	New:      func() *nodev1.RuntimeClass { return &nodev1.RuntimeClass{} },
-	NewList:  func() runtime.Object { return &nodev1.RuntimeClassList{} },
-	Validate: validateRuntimeClass,
+	NameOnUpdate: true,
+	AnyFinalizer: true,
+	New:          func() *nodev1.RuntimeClass { return &nodev1.RuntimeClass{} },
+	NewList:      func() runtime.Object { return &nodev1.RuntimeClassList{} },
+	Validate:     validateRuntimeClass,
 	ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {
 		return append(validateRuntimeClass(c), validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))...)
 	},

@@ -18,8 +18,10 @@ import (
 
 // PodDisruptionBudget is policy/v1 PodDisruptionBudget.
 var PodDisruptionBudget = kind.Of(kind.Spec[*policyv1.PodDisruptionBudget]{
-	New:     func() *policyv1.PodDisruptionBudget { return &policyv1.PodDisruptionBudget{} },
-	NewList: func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
+	AnyFinalizer: true,
+	ValidateName: check.PathSegment,
+	New:          func() *policyv1.PodDisruptionBudget { return &policyv1.PodDisruptionBudget{} },
+	NewList:      func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
 	Create: func(b *policyv1.PodDisruptionBudget) {
 		b.Status = policyv1.PodDisruptionBudgetStatus{}
 		stripLegacyMark(b)
@@ -36,7 +38,7 @@ var PodDisruptionBudget = kind.Of(kind.Spec[*policyv1.PodDisruptionBudget]{
 		lax := old.Spec.Selector != nil && len(check.Selector(old.Spec.Selector, false, nil)) > 0
 		return validateBudget(&b.Spec, lax)
 	},
-	Subs: map[string]kind.Sub[*policyv1.PodDisruptionBudget]{"status": {
+	Subs: map[string]kind.Sub[*policyv1.PodDisruptionBudget]{"status": {AnyFinalizer: true,
 		Update: func(b, old *policyv1.PodDisruptionBudget) { b.Spec = old.Spec },
 		Validate: func(b, _ *policyv1.PodDisruptionBudget) field.ErrorList {
 			s, path := &b.Status, field.NewPath("status")

@@ -32,9 +32,10 @@ const (
 
 // ResourceClaim is resource.k8s.io/v1 ResourceClaim.
 var ResourceClaim = kind.Of(kind.Spec[*resourcev1.ResourceClaim]{
-	New:     func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-	NewList: func() runtime.Object { return &resourcev1.ResourceClaimList{} },
-	Default: func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) },
+	NameOnUpdate: true,
+	New:          func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+	NewList:      func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+	Default:      func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) },
 	Create: func(c *resourcev1.ResourceClaim) {
 		c.Status = resourcev1.ResourceClaimStatus{}
 		dropDerived(&c.Spec)
@@ -49,7 +50,7 @@ var ResourceClaim = kind.Of(kind.Spec[*resourcev1.ResourceClaim]{
 	ValidateUpdate: func(c, old *resourcev1.ResourceClaim) field.ErrorList {
 		return validation.ValidateImmutableField(c.Spec, old.Spec, field.NewPath("spec"))
 	},
-	Subs: map[string]kind.Sub[*resourcev1.ResourceClaim]{"status": {
+	Subs: map[string]kind.Sub[*resourcev1.ResourceClaim]{"status": {AnyFinalizer: true,
 		Update: func(c, old *resourcev1.ResourceClaim) {
 			c.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
@@ -67,11 +68,12 @@ var ResourceClaim = kind.Of(kind.Spec[*resourcev1.ResourceClaim]{
 
 // ResourceClaimTemplate is resource.k8s.io/v1 ResourceClaimTemplate.
 var ResourceClaimTemplate = kind.Of(kind.Spec[*resourcev1.ResourceClaimTemplate]{
-	New:     func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
-	NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
-	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) },
-	Create:  func(t *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
-	Update:  func(t, _ *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
+	NameOnUpdate: true,
+	New:          func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
+	NewList:      func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
+	Default:      func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) },
+	Create:       func(t *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
+	Update:       func(t, _ *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
 	Validate: func(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 		meta, path := &t.Spec.ObjectMeta, field.NewPath("spec", "metadata")
 		errs := validation.ValidateAnnotations(meta.Annotations, path.Child("annotations"))

@@ -34,10 +34,11 @@ var effects = []resourcev1.DeviceTaintEffect{resourcev1.DeviceTaintEffectNoExecu
 
 // DeviceClass is resource.k8s.io/v1 DeviceClass.
 var DeviceClass = kind.Of(kind.Spec[*resourcev1.DeviceClass]{
-	New:      func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
-	NewList:  func() runtime.Object { return &resourcev1.DeviceClassList{} },
-	Intent:   func(c *resourcev1.DeviceClass) any { return &c.Spec },
-	Validate: func(c *resourcev1.DeviceClass) field.ErrorList { return validateClass(&c.Spec, nil) },
+	ValidateName: check.BareName,
+	New:          func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
+	NewList:      func() runtime.Object { return &resourcev1.DeviceClassList{} },
+	Intent:       func(c *resourcev1.DeviceClass) any { return &c.Spec },
+	Validate:     func(c *resourcev1.DeviceClass) field.ErrorList { return validateClass(&c.Spec, nil) },
 	ValidateUpdate: func(c, old *resourcev1.DeviceClass) field.ErrorList {
 		return validateClass(&c.Spec, &old.Spec)
 	},
@@ -77,7 +78,7 @@ var DeviceTaintRule = kind.Of(kind.Spec[*resourcev1.DeviceTaintRule]{
 	ValidateUpdate: func(r, old *resourcev1.DeviceTaintRule) field.ErrorList {
 		return validateTaintRule(&r.Spec, &old.Spec.Taint)
 	},
-	Subs: map[string]kind.Sub[*resourcev1.DeviceTaintRule]{"status": {
+	Subs: map[string]kind.Sub[*resourcev1.DeviceTaintRule]{"status": {AnyFinalizer: true,
 		Update: func(r, old *resourcev1.DeviceTaintRule) {
 			r.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&r.ObjectMeta, &old.ObjectMeta)

@@ -23,15 +23,16 @@ const (
 
 // CSINode is storage.k8s.io/v1 CSINode.
 var CSINode = kind.Of(kind.Spec[*storagev1.CSINode]{
-	New:     func() *storagev1.CSINode { return &storagev1.CSINode{} },
-	NewList: func() runtime.Object { return &storagev1.CSINodeList{} },
-	Create:  func(n *storagev1.CSINode) { n.Status = storagev1.CSINodeStatus{} },
-	Update:  func(n, old *storagev1.CSINode) { n.Status = old.Status },
+	NameOnUpdate: true,
+	New:          func() *storagev1.CSINode { return &storagev1.CSINode{} },
+	NewList:      func() runtime.Object { return &storagev1.CSINodeList{} },
+	Create:       func(n *storagev1.CSINode) { n.Status = storagev1.CSINodeStatus{} },
+	Update:       func(n, old *storagev1.CSINode) { n.Status = old.Status },
 	Validate: func(n *storagev1.CSINode) field.ErrorList {
 		return validateDrivers(n.Spec.Drivers, field.NewPath("spec", "drivers"))
 	},
 	ValidateUpdate: validateCSINodeUpdate,
-	Subs: map[string]kind.Sub[*storagev1.CSINode]{"status": {
+	Subs: map[string]kind.Sub[*storagev1.CSINode]{"status": {AnyFinalizer: true,
 		Update: func(n, old *storagev1.CSINode) {
 			n.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&n.ObjectMeta, &old.ObjectMeta)

@@ -16,9 +16,10 @@ import (
 
 // CSIStorageCapacity is storage.k8s.io/v1 CSIStorageCapacity.
 var CSIStorageCapacity = kind.Of(kind.Spec[*storagev1.CSIStorageCapacity]{
-	New:      func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} },
-	NewList:  func() runtime.Object { return &storagev1.CSIStorageCapacityList{} },
-	Validate: func(c *storagev1.CSIStorageCapacity) field.ErrorList { return validateCapacity(c, false) },
+	NameOnUpdate: true,
+	New:          func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} },
+	NewList:      func() runtime.Object { return &storagev1.CSIStorageCapacityList{} },
+	Validate:     func(c *storagev1.CSIStorageCapacity) field.ErrorList { return validateCapacity(c, false) },
 	ValidateUpdate: func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 		errs := validateCapacity(c, len(check.Selector(old.NodeTopology, false, nil)) > 0)
 		errs = append(errs, validation.ValidateImmutableField(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))...)

@@ -32,8 +32,9 @@ const (
 
 // StorageClass is storage.k8s.io/v1 StorageClass.
 var StorageClass = kind.Of(kind.Spec[*storagev1.StorageClass]{
-	New:     func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
-	NewList: func() runtime.Object { return &storagev1.StorageClassList{} },
+	NameOnUpdate: true,
+	New:          func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
+	NewList:      func() runtime.Object { return &storagev1.StorageClassList{} },
 	Default: func(c *storagev1.StorageClass) {
 		setDefault(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
 		setDefault(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)

@@ -24,16 +24,17 @@ const (
 
 // VolumeAttachment is storage.k8s.io/v1 VolumeAttachment.
 var VolumeAttachment = kind.Of(kind.Spec[*storagev1.VolumeAttachment]{
-	New:      func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} },
-	NewList:  func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
-	Default:  defaultAttachment,
-	Create:   func(a *storagev1.VolumeAttachment) { a.Status = storagev1.VolumeAttachmentStatus{} },
-	Update:   func(a, old *storagev1.VolumeAttachment) { a.Status = old.Status },
-	Validate: validateAttachment,
+	NameOnUpdate: true,
+	New:          func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} },
+	NewList:      func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
+	Default:      defaultAttachment,
+	Create:       func(a *storagev1.VolumeAttachment) { a.Status = storagev1.VolumeAttachmentStatus{} },
+	Update:       func(a, old *storagev1.VolumeAttachment) { a.Status = old.Status },
+	Validate:     validateAttachment,
 	ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
 		return append(validateAttachment(a), validation.ValidateImmutableField(a.Spec, old.Spec, field.NewPath("spec"))...)
 	},
-	Subs: map[string]kind.Sub[*storagev1.VolumeAttachment]{"status": {
+	Subs: map[string]kind.Sub[*storagev1.VolumeAttachment]{"status": {NameOnUpdate: true, AnyFinalizer: true,
 		Update: func(a, old *storagev1.VolumeAttachment) {
 			a.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&a.ObjectMeta, &old.ObjectMeta)

@@ -14,9 +14,10 @@ import (
 
 // VolumeAttributesClass is storage.k8s.io/v1 VolumeAttributesClass.
 var VolumeAttributesClass = kind.Of(kind.Spec[*storagev1.VolumeAttributesClass]{
-	New:      func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
-	NewList:  func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
-	Validate: validateAttributesClass,
+	NameOnUpdate: true,
+	New:          func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
+	NewList:      func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+	Validate:     validateAttributesClass,
 	ValidateUpdate: func(c, old *storagev1.VolumeAttributesClass) (errs field.ErrorList) {
 		if c.DriverName != old.DriverName {
 			errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))

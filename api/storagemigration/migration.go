@@ -22,6 +22,7 @@ import (
 
 // StorageVersionMigration is storagemigration.k8s.io/v1 StorageVersionMigration.
 var StorageVersionMigration = kind.Of(kind.Spec[*storagemigrationv1.StorageVersionMigration]{
+	NameOnUpdate: true,
 	New: func() *storagemigrationv1.StorageVersionMigration {
 		return &storagemigrationv1.StorageVersionMigration{}
 	},
@@ -34,7 +35,7 @@ var StorageVersionMigration = kind.Of(kind.Spec[*storagemigrationv1.StorageVersi
 	ValidateUpdate: func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 		return append(validateMigration(m), validation.ValidateImmutableField(m.Spec, old.Spec, field.NewPath("spec"))...)
 	},
-	Subs: map[string]kind.Sub[*storagemigrationv1.StorageVersionMigration]{"status": {
+	Subs: map[string]kind.Sub[*storagemigrationv1.StorageVersionMigration]{"status": {AnyFinalizer: true,
 		Update: func(m, old *storagemigrationv1.StorageVersionMigration) {
 			m.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&m.ObjectMeta, &old.ObjectMeta)

@@ -46,7 +46,7 @@ func Holds(t *testing.T, k kind.Kind, valid string) {
 			t.Errorf("an unchanged %T is refused at %s: %v", obj, name, errs.ToAggregate())
 		}
 	}
-	for _, msg := range k.ValidateName(obj.GetName(), false) {
+	for _, msg := range k.NameRule(obj)(obj.GetName(), false) {
 		t.Errorf("the name %q is refused: %s", obj.GetName(), msg)
 	}
 	k.Default(obj)
@@ -123,7 +123,7 @@ func Refuses[T kind.Object](t *testing.T, k kind.Kind, valid string, cases []Cas
 		obj := From[T](t, k, valid)
 		k.Create(obj)
 		c.Change(obj)
-		compare(t, c.Name, k.Validate(obj), c.Want)
+		compare(t, c.Name, append(misnamed(k, obj), k.Validate(obj)...), c.Want)
 	}
 }
 
@@ -135,7 +135,11 @@ func RefusesUpdate[T kind.Object](t *testing.T, k kind.Kind, valid string, cases
 		k.Create(old)
 		obj := old.DeepCopyObject().(T)
 		c.Change(obj)
-		compare(t, c.Name, k.ValidateUpdate(obj, old), c.Want)
+		errs := k.ValidateUpdate(obj, old)
+		if k.NameOnUpdate {
+			errs = append(misnamed(k, obj), errs...)
+		}
+		compare(t, c.Name, errs, c.Want)
 	}
 }
 
@@ -199,4 +203,12 @@ func Defaults(t *testing.T, k kind.Kind, given, want string) {
 	if string(g) != string(w) {
 		t.Errorf("defaults of %T:\n%s\nwant:\n%s", obj, g, w)
 	}
+}
+
+// misnamed says what is wrong with an object's name, as the object's row does.
+func misnamed(k kind.Kind, obj kind.Object) (errs field.ErrorList) {
+	for _, msg := range k.NameRule(obj)(obj.GetName(), false) {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), obj.GetName(), msg))
+	}
+	return errs
 }
