@@ -64,7 +64,7 @@ var Catalogue = []*Resource{
 		Prefix: "podtemplates", Kind: core.PodTemplate},
 	{Group: "", Version: "v1", Name: "replicationcontrollers", KindName: "ReplicationController", Singular: "replicationcontroller", Short: []string{"rc"}, Categories: []string{"all"}, Namespaced: true,
 		Prefix: "controllers", Kind: core.ReplicationController},
-	{Group: "", Version: "v1", Name: "resourcequotas", KindName: "ResourceQuota", Singular: "resourcequota", Short: []string{"quota"}, Namespaced: true, Inert: "resource quotas are stored but not enforced yet",
+	{Group: "", Version: "v1", Name: "resourcequotas", KindName: "ResourceQuota", Singular: "resourcequota", Short: []string{"quota"}, Namespaced: true,
 		Prefix: "resourcequotas", Kind: core.ResourceQuota},
 	{Group: "", Version: "v1", Name: "secrets", KindName: "Secret", Singular: "secret", Namespaced: true,
 		Prefix: "secrets", Kind: core.Secret},

@@ -98,9 +98,12 @@ func (s *Server) insertNamed(ctx context.Context, r *Request, w *admission.Write
 	namespace, name := obj.GetNamespace(), obj.GetName()
 	entry, err := s.put(ctx, row, obj, s.condition(r, row, 0))
 	if err != nil {
+		undo(ctx, w, err)
+		taken.unknown(err)
 		return nil, s.explainExisting(ctx, r, namespace, name, err)
 	}
 	taken.keep()
+	s.quotas.note(entry, row)
 	return &Result{Code: http.StatusCreated, Entry: entry.As(r.Resource)}, nil
 }
 

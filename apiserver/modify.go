@@ -135,9 +135,12 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 	}
 	next, err := s.put(ctx, row, obj, s.condition(r, row, entry.Revision()))
 	if err != nil {
+		undo(ctx, w, err)
+		taken.unknown(err)
 		return nil, err
 	}
 	taken.keep()
+	s.quotas.note(next, row)
 	return &Result{Entry: next.As(r.Resource)}, nil
 }
 

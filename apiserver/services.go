@@ -88,6 +88,14 @@ func (a *allocation) keep() {
 	a.hold = nil
 }
 
+// unknown leaves what was taken where it is, if err says that nobody knows whether
+// the write was stored: given back, it could be given twice. Repair finds out.
+func (a *allocation) unknown(err error) {
+	if a != nil && outcomeUnknown(err) {
+		a.hold = nil
+	}
+}
+
 // settle gives back what was taken, unless it is kept.
 func (a *allocation) settle() {
 	if a == nil || a.hold == nil {

@@ -18,14 +18,18 @@ type write struct {
 	admission admission.Chain
 	owners    *owners
 	services  *alloc.Services
+	quotas    *quotas
 }
 
 func newWrite(s *Server) (write, error) {
 	limitCopies()
 	chain := admission.New(admission.Config{Reader: reader{s}, Authorizer: s.authz})
+	quotas := &quotas{s: s, waiting: map[string][]*charge{}}
 	return write{
-		// Nobody gives others more than they have themselves.
-		admission: append(chain, admission.Step{Name: "RBACEscalation", Validate: s.checkEscalation}),
+		// Nobody gives others more than they have themselves. Quota comes last: only
+		// what all others let pass is charged.
+		admission: append(chain, admission.Step{Name: "RBACEscalation", Validate: s.checkEscalation}, quotas.step()),
+		quotas:    quotas,
 		owners:    newOwners(s.log),
 		services:  alloc.New(alloc.Config{Store: s.store, Cluster: addressBook{s}, Log: s.log}),
 	}, nil

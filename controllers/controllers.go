@@ -32,6 +32,7 @@ import (
 	"skiff/controllers/nodelifecycle"
 	"skiff/controllers/podgc"
 	"skiff/controllers/replicaset"
+	"skiff/controllers/resourcequota"
 	"skiff/controllers/rootca"
 	"skiff/controllers/serviceaccount"
 	"skiff/controllers/statefulset"
@@ -122,6 +123,9 @@ func specials(c Config) []special {
 		}},
 		{garbagecollector.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
 			return garbagecollector.Run(ctx, garbagecollector.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
+		}},
+		{resourcequota.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
+			return resourcequota.Run(ctx, resourcequota.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
 		}},
 	}
 }

@@ -38,6 +38,10 @@ type Write struct {
 	DryRun bool
 	// Warn adds a Warning header.
 	Warn func(text string)
+
+	// Undo, where a step has set it, takes back what the step did. It is called
+	// when the write was not stored after all.
+	Undo func(ctx context.Context)
 }
 
 // Reader is the cluster's state as the steps see it. Objects are shared and
@@ -133,7 +137,10 @@ func (w *Write) is(resource, subresource string) bool {
 	return w.Subresource == subresource && w.Resource.String() == resource
 }
 
-// forbid refuses a write.
+// Forbid makes the error that refuses a write.
+func (w *Write) Forbid(why error) error { return w.forbid("%w", why) }
+
+// forbid is Forbid with a reason that is made here.
 func (w *Write) forbid(format string, args ...any) error {
 	name := w.Name
 	if name == "" {
