@@ -80,6 +80,23 @@ func (t *Table) keep(p pastVersion) {
 	}
 }
 
+// Forget drops all that happened up to a revision, as if it were long past: after
+// a compaction of the store nobody answers for it any more.
+func (c *Cache) Forget(revision int64) {
+	c.mu.Lock()
+	revision = min(revision, c.told.Load().revision)
+	tables := c.tables.Load().list
+	for _, t := range tables {
+		c.history -= t.history.drop(len(t.history.events) - len(t.history.after(revision)))
+		t.history.start = max(t.history.start, revision)
+	}
+	c.began = max(c.began, revision)
+	c.mu.Unlock()
+	for _, t := range tables {
+		t.forgetPast()
+	}
+}
+
 func (t *Table) forgetPast() {
 	t.pastMu.Lock()
 	defer t.pastMu.Unlock()

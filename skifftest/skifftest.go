@@ -51,6 +51,7 @@ type Cluster struct {
 	memory  *cluster.MemoryListener
 	address string // with Listen: host:port
 	plane   *cluster.ControlPlane
+	nodes   *cluster.SimulatedNodes
 	admin   *tls.Certificate
 }
 
@@ -92,9 +93,9 @@ func start(t testing.TB, c Config) (*Cluster, error) {
 		return nil, err
 	}
 	backing := store.OpenMemory(store.MemoryConfig{})
-	nodes := cluster.NewSimulatedNodes()
+	k.nodes = cluster.NewSimulatedNodes()
 	k.plane, err = cluster.NewControlPlane(cluster.ControlPlaneConfig{
-		Store: backing, Keys: keys, Listeners: listeners, Nodes: nodes,
+		Store: backing, Keys: keys, Listeners: listeners, Nodes: k.nodes,
 		Identity: "skifftest", NoControllers: c.NoControllers, NoScheduler: c.NoScheduler, Logger: c.Logger,
 	})
 	if err != nil {
@@ -122,7 +123,7 @@ func start(t testing.TB, c Config) (*Cluster, error) {
 		c.Nodes = 1
 	}
 	if c.Nodes > 0 {
-		if err := nodes.Start(ctx, k.plane, c.Nodes, c.Logger); err != nil {
+		if err := k.nodes.Start(ctx, k.plane, c.Nodes, c.Logger); err != nil {
 			return nil, err
 		}
 	}
@@ -149,6 +150,53 @@ func (k *Cluster) config(host string) *rest.Config {
 		},
 		QPS: -1, // the server has its own limits
 	}
+}
+
+// Node is a simulated node. The nodes are called node-1, node-2 and so on.
+type Node struct {
+	cluster *Cluster
+	name    string
+}
+
+// Node returns the node of that name; the test fails if the cluster has none.
+func (k *Cluster) Node(name string) *Node {
+	k.t.Helper()
+	n := &Node{k, name}
+	n.Running()
+	return n
+}
+
+// CutOff pulls the node's plug to the network: it does not reach the API server,
+// and nobody reaches it, but its pods run on. After less than a minute the cluster takes it for
+// unreachable, and its pods come up elsewhere as their tolerations say. Return
+// plugs it in again.
+func (n *Node) CutOff() { n.cluster.ok(n.cluster.nodes.CutOff(n.name)) }
+
+// Return undoes CutOff.
+func (n *Node) Return() { n.cluster.ok(n.cluster.nodes.Return(n.name)) }
+
+// Running lists the pods that have running containers on the node itself, as
+// namespace/name, in order: also those that the API server knows nothing of.
+func (n *Node) Running() []string {
+	n.cluster.t.Helper()
+	pods, err := n.cluster.nodes.Running(context.Background(), n.name)
+	n.cluster.ok(err)
+	return pods
+}
+
+func (k *Cluster) ok(err error) {
+	k.t.Helper()
+	if err != nil {
+		k.t.Fatalf("skifftest: %v", err)
+	}
+}
+
+// Compact makes the cluster forget the past, as servers do after some minutes:
+// watches and lists that go on from an earlier revision are told that it is
+// expired.
+func (k *Cluster) Compact() {
+	k.t.Helper()
+	k.ok(k.plane.Forget(context.Background()))
 }
 
 // Kubeconfig writes a kubeconfig for other processes into the test's temporary

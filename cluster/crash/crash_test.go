@@ -132,13 +132,16 @@ func (b *bout) askStore() {
 	}
 	told := stretch{who: "the store", from: 1, to: newest, base: map[string]change{}}
 	prefix := "/registry/configmaps/" + b.namespace + "/"
-	w := s.Watch(ctx, prefix, 0)
+	w := s.Watch(ctx, "/", 0) // of all: then the newest revision comes as an event
 	for at := int64(0); at < newest; {
 		batch, ok := <-w.C
 		if !ok {
 			b.t.Fatal(w.Err())
 		}
 		for _, e := range batch.Events {
+			if !strings.HasPrefix(e.Key, prefix) {
+				continue
+			}
 			told.changes = append(told.changes, b.recorded(e, strings.TrimPrefix(e.Key, prefix)))
 		}
 		at = batch.Revision

@@ -10,6 +10,8 @@
 //	http [-as USER] [-token FILE] [-type TYPE] METHOD PATH [FILE]
 //	                              one bare request: its status line and body, indented, as stdout
 //	large SIZE FILE               writes a ConfigMap with a value of SIZE bytes
+//	token NAME                    sets $NAME to the continue token in stdout
+//	forget                        makes the cluster forget the past, as time does
 package stories
 
 import (
@@ -69,6 +71,7 @@ func tell(t *testing.T, script, kubectl string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"kubectl": s.runKubectl, "watch": s.watch, "seen": s.seen, "http": s.http, "large": large,
+			"token": token, "forget": func(*testscript.TestScript, bool, []string) { c.Compact() },
 		},
 	})
 }
@@ -200,6 +203,20 @@ func large(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	object := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"large"},"data":{"a":"` + strings.Repeat("x", size) + `"}}`
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(object), 0o600))
+}
+
+var continues = regexp.MustCompile(`"continue": "([^"]+)"`)
+
+// token finds where a list goes on.
+func token(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: token NAME, after http")
+	}
+	found := continues.FindStringSubmatch(ts.ReadFile("stdout"))
+	if found == nil {
+		ts.Fatalf("the answer has no continue token")
+	}
+	ts.Setenv(args[0], found[1])
 }
 
 // exchange sends the request, shows its answer as the script's stdout and returns
