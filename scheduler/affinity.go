@@ -1,170 +1,143 @@
 package scheduler
 
 import (
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/selection"
+	"slices"
 
-	"skiff/client"
+	corev1 "k8s.io/api/core/v1"
 )
 
-// term is a pod affinity term, ready for use.
-type term struct {
-	key        string
-	selector   labels.Selector
-	namespaces map[string]bool // nil: by nsSelector alone
-	nsSelector labels.Selector // nil: none
+// podRules are what affinity between pods says of the pods of a class: their own
+// terms, and those of placed pods that are about them.
+type podRules struct {
+	near     []*axis // of required affinity
+	nearBy   *counter
+	alone    bool     // the pod satisfies its own required affinity: the first of a series may begin
+	away     []domain // of required anti-affinity
+	wanted   []domain // preferred, of either sign
+	keptOut  []domain // required anti-affinity of placed pods
+	pulledTo []domain // preferences of placed pods, and their required affinity
+	counters []*counter
 }
 
-// termOf makes a term of the pod that has it.
-func termOf(pod *corev1.Pod, t *corev1.PodAffinityTerm) (term, bool) {
-	selector, err := metav1.LabelSelectorAsSelector(t.LabelSelector)
-	if err != nil {
-		return term{}, false // validation does not let it in
-	}
-	with := func(keys []string, operator selection.Operator) {
-		for _, key := range keys {
-			if value, ok := pod.Labels[key]; ok {
-				if r, err := labels.NewRequirement(key, operator, []string{value}); err == nil {
-					selector = selector.Add(*r)
-				}
+// domain is where a term's pods are counted.
+type domain struct {
+	axis   *axis
+	count  *counter
+	weight int64 // 0: required
+}
+
+func podRulesOf(s *state, pod *corev1.Pod) (r podRules) {
+	if a := pod.Spec.Affinity; a != nil {
+		if a.PodAffinity != nil {
+			r.require(s, pod, a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+			for _, t := range a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+				r.wanted = r.own(s, r.wanted, pod, &t.PodAffinityTerm, int64(t.Weight))
+			}
+		}
+		if a.PodAntiAffinity != nil {
+			for i := range a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
+				r.away = r.own(s, r.away, pod, &a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution[i], 0)
+			}
+			for _, t := range a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+				r.wanted = r.own(s, r.wanted, pod, &t.PodAffinityTerm, -int64(t.Weight))
 			}
 		}
 	}
-	with(t.MatchLabelKeys, selection.In)
-	with(t.MismatchLabelKeys, selection.NotIn)
-	out := term{key: t.TopologyKey, selector: selector, namespaces: map[string]bool{}}
-	for _, ns := range t.Namespaces {
-		out.namespaces[ns] = true
+	keep, pull := s.holders.about(s, pod)
+	for _, h := range keep {
+		r.keptOut = append(r.keptOut, domain{axis: s.axis(h.key), count: &h.on})
 	}
-	if t.NamespaceSelector != nil {
-		if out.nsSelector, err = metav1.LabelSelectorAsSelector(t.NamespaceSelector); err != nil {
-			return term{}, false
-		}
-	} else if len(t.Namespaces) == 0 {
-		out.namespaces[pod.Namespace] = true
+	for _, h := range pull {
+		r.pulledTo = append(r.pulledTo, domain{s.axis(h.key), &h.on, h.weight})
 	}
-	return out, true
+	return r
 }
 
-// picks tells whether the term is about the pod.
-func (t *term) picks(s *state, pod *corev1.Pod) bool {
-	if !t.namespaces[pod.Namespace] {
-		if t.nsSelector == nil {
-			return false
-		}
-		ns, ok := client.Find[*corev1.Namespace](s.others, "", pod.Namespace)
-		if !ok || !t.nsSelector.Matches(labels.Set(ns.Labels)) {
-			return false
-		}
-	}
-	return t.selector.Matches(labels.Set(pod.Labels))
-}
-
-func requiredAffinity(pod *corev1.Pod) []corev1.PodAffinityTerm {
-	if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil {
-		return a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution
-	}
-	return nil
-}
-
-func requiredAntiAffinity(pod *corev1.Pod) []corev1.PodAffinityTerm {
-	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
-		return a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution
-	}
-	return nil
-}
-
-// domain is a value of a topology label.
-type domain struct{ key, value string }
-
-// domainsOf lists the domains in which placed pods are that the term picks.
-func (t *term) domainsOf(s *state) map[domain]bool {
-	out := map[domain]bool{}
-	for namespace, pods := range s.byNamespace {
-		if !t.namespaces[namespace] && t.nsSelector == nil {
+// require takes in required affinity: a pod counts that all terms pick.
+func (r *podRules) require(s *state, pod *corev1.Pod, terms []corev1.PodAffinityTerm) {
+	var picks []pick
+	r.alone = true
+	for i := range terms {
+		t, ok := termOf(pod, &terms[i])
+		if !ok {
 			continue
 		}
-		for _, p := range pods {
-			if t.picks(s, p.pod) {
-				if value, ok := s.label(p.node, t.key); ok {
-					out[domain{t.key, value}] = true
-				}
-			}
-		}
+		picks = append(picks, t.pick)
+		r.near = append(r.near, s.axis(t.key))
+		r.alone = r.alone && t.picks(s, pod)
 	}
-	return out
+	if len(picks) > 0 {
+		r.nearBy = s.counter(picks...)
+		r.counters = append(r.counters, r.nearBy)
+	}
+}
+
+// own takes in a term of the pod itself.
+func (r *podRules) own(s *state, list []domain, pod *corev1.Pod, t *corev1.PodAffinityTerm, weight int64) []domain {
+	term, ok := termOf(pod, t)
+	if !ok {
+		return list
+	}
+	d := domain{s.axis(term.key), s.counter(term.pick), weight}
+	r.counters = append(r.counters, d.count)
+	return append(list, d)
+}
+
+// use marks the counters as used in a decision.
+func (r *podRules) use(now uint64) {
+	for _, c := range r.counters {
+		c.used = now
+	}
 }
 
 // affinityAllowed holds required affinity and anti-affinity, the pod's own and
 // that of the pods that are placed.
-func affinityAllowed(s *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
-	closed := refusedBy(s, pod)
-	var away, near []map[domain]bool
-	var nearKeys []string
-	for _, t := range requiredAntiAffinity(pod) {
-		if t, ok := termOf(pod, &t); ok {
-			away = append(away, t.domainsOf(s))
-		}
-	}
-	first := true // no pod that any term picks is placed yet
-	selfAll := true
-	for _, t := range requiredAffinity(pod) {
-		t, ok := termOf(pod, &t)
-		if !ok {
-			continue
-		}
-		domains := t.domainsOf(s)
-		near, nearKeys = append(near, domains), append(nearKeys, t.key)
-		first = first && len(domains) == 0
-		selfAll = selfAll && t.picks(s, pod)
-	}
-	if len(closed) == 0 && len(away) == 0 && len(near) == 0 {
+func affinityAllowed(s *state, c *class, _ *corev1.Pod) (func(*nodeState) string, string) {
+	r := c.pods // as it is now: asking about a node may renew it
+	if len(r.near) == 0 && len(r.away) == 0 && len(r.keptOut) == 0 {
 		return nil, ""
+	}
+	near := make([][]int32, len(r.near))
+	somewhere := false
+	for i, a := range r.near {
+		near[i] = s.perDomain(a, r.nearBy, nil)
+		somewhere = somewhere || slices.ContainsFunc(near[i], func(n int32) bool { return n > 0 })
 	}
 	// The first of a series may stand anywhere, if it satisfies its own terms:
 	// otherwise it could never begin.
-	begins := len(near) > 0 && first && selfAll
+	begins := !somewhere && r.alone
+	away, keptOut := s.taken(r.away), s.taken(r.keptOut)
 	return func(n *nodeState) string {
-		for i, domains := range near {
-			value, ok := n.node.Labels[nearKeys[i]]
-			if !ok || !begins && !domains[domain{nearKeys[i], value}] {
-				return "node(s) didn't match pod affinity rules"
+		for i, a := range r.near {
+			id := a.of(n)
+			if id < 0 || !begins && near[i][id] <= 0 {
+				return unrelated
 			}
 		}
-		for _, domains := range away {
-			if inAny(n, domains) {
-				return "node(s) didn't match pod anti-affinity rules"
-			}
+		if inAny(n, r.away, away) {
+			return "node(s) didn't match pod anti-affinity rules"
 		}
-		if inAny(n, closed) {
+		if inAny(n, r.keptOut, keptOut) {
 			return "node(s) didn't satisfy existing pods anti-affinity rules"
 		}
 		return ""
 	}, ""
 }
 
-// refusedBy lists the domains that placed pods keep free of this one.
-func refusedBy(s *state, pod *corev1.Pod) map[domain]bool {
-	closed := map[domain]bool{}
-	for _, p := range s.exclusive {
-		for _, t := range requiredAntiAffinity(p.pod) {
-			t, ok := termOf(p.pod, &t)
-			if !ok || !t.picks(s, pod) {
-				continue
-			}
-			if value, ok := s.label(p.node, t.key); ok {
-				closed[domain{t.key, value}] = true
-			}
+// taken sums up each of the terms over its domains.
+func (s *state) taken(terms []domain) [][]int32 {
+	out := make([][]int32, len(terms))
+	for i, d := range terms {
+		if d.count.all > 0 {
+			out[i] = s.perDomain(d.axis, d.count, nil)
 		}
 	}
-	return closed
+	return out
 }
 
-func inAny(n *nodeState, domains map[domain]bool) bool {
-	for d := range domains {
-		if value, ok := n.node.Labels[d.key]; ok && value == d.value {
+func inAny(n *nodeState, terms []domain, taken [][]int32) bool {
+	for i, d := range terms {
+		if id := d.axis.of(n); id >= 0 && taken[i] != nil && taken[i][id] > 0 {
 			return true
 		}
 	}
@@ -173,63 +146,31 @@ func inAny(n *nodeState, domains map[domain]bool) bool {
 
 // preferredPods sums the weights of preferred terms, the pod's own and those of
 // placed pods about it.
-func preferredPods(s *state, pod *corev1.Pod, _ *request, nodes []*nodeState) []int64 {
-	weights := map[domain]int64{}
-	note := func(of *corev1.Pod, terms []corev1.WeightedPodAffinityTerm, sign int64) {
-		for i := range terms {
-			t, ok := termOf(of, &terms[i].PodAffinityTerm)
-			if !ok {
+func preferredPods(s *state, c *class, nodes []*nodeState) []int64 {
+	points := make([]int64, len(nodes))
+	any := false
+	for _, list := range [][]domain{c.pods.wanted, c.pods.pulledTo} {
+		for i, taken := range s.taken(list) {
+			if taken == nil {
 				continue
 			}
-			for d, n := range t.countsOf(s) {
-				weights[d] += sign * int64(terms[i].Weight) * n
-			}
-		}
-	}
-	if a := pod.Spec.Affinity; a != nil {
-		if a.PodAffinity != nil {
-			note(pod, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution, 1)
-		}
-		if a.PodAntiAffinity != nil {
-			note(pod, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution, -1)
-		}
-	}
-	if len(weights) == 0 {
-		return nil
-	}
-	points := make([]int64, len(nodes))
-	least, most := int64(0), int64(0)
-	for i, n := range nodes {
-		for d, w := range weights {
-			if value, ok := n.node.Labels[d.key]; ok && value == d.value {
-				points[i] += w
-			}
-		}
-		if i == 0 {
-			least, most = points[i], points[i]
-		}
-		least, most = min(least, points[i]), max(most, points[i])
-	}
-	if most == least {
-		return nil
-	}
-	for i := range points {
-		points[i] = 100 * (points[i] - least) / (most - least)
-	}
-	return points
-}
-
-// countsOf counts the placed pods that the term picks, by domain.
-func (t *term) countsOf(s *state) map[domain]int64 {
-	out := map[domain]int64{}
-	for _, pods := range s.byNamespace {
-		for _, p := range pods {
-			if t.picks(s, p.pod) {
-				if value, ok := s.label(p.node, t.key); ok {
-					out[domain{t.key, value}]++
+			any = true
+			for j, n := range nodes {
+				if id := list[i].axis.of(n); id >= 0 {
+					points[j] += list[i].weight * int64(max(taken[id], 0))
 				}
 			}
 		}
 	}
-	return out
+	if !any {
+		return nil
+	}
+	least, most := slices.Min(points), slices.Max(points)
+	if most == least {
+		return nil
+	}
+	for i := range points {
+		points[i] = int64(100 * (float64(points[i]-least) / float64(most-least)))
+	}
+	return points
 }

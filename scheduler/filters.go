@@ -20,52 +20,54 @@ func quantity(n int64, thousandths bool) *resource.Quantity {
 }
 
 // unschedulable keeps pods from cordoned nodes, unless they tolerate that.
-func unschedulable(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+func unschedulable(c *class) func(*nodeState) string {
 	taint := corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
-	if corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, &taint, true) {
-		return nil, ""
+	if corev1helpers.TolerationsTolerateTaint(klog.Background(), c.pod.Spec.Tolerations, &taint, true) {
+		return nil
 	}
 	return func(n *nodeState) string {
 		if n.node.Spec.Unschedulable {
 			return "node(s) were unschedulable"
 		}
 		return ""
-	}, ""
+	}
 }
 
 // named: a pod may ask for its node by name.
-func named(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
-	if pod.Spec.NodeName == "" {
-		return nil, ""
+func named(c *class) func(*nodeState) string {
+	name := c.pod.Spec.NodeName
+	if name == "" {
+		return nil
 	}
 	return func(n *nodeState) string {
-		if n.name != pod.Spec.NodeName {
+		if n.name != name {
 			return "node(s) didn't match the requested node name"
 		}
 		return ""
-	}, ""
+	}
 }
 
 // tainted keeps pods from nodes whose taints they do not tolerate.
-func tainted(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+func tainted(c *class) func(*nodeState) string {
 	return func(n *nodeState) string {
 		for i := range n.node.Spec.Taints {
 			t := &n.node.Spec.Taints[i]
 			if t.Effect != corev1.TaintEffectNoSchedule && t.Effect != corev1.TaintEffectNoExecute {
 				continue
 			}
-			if !corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, t, true) {
+			if !corev1helpers.TolerationsTolerateTaint(klog.Background(), c.pod.Spec.Tolerations, t, true) {
 				return "node(s) had untolerated taint(s)"
 			}
 		}
 		return ""
-	}, ""
+	}
 }
 
 // nodeAffinity: the node selector and the required node affinity.
-func nodeAffinity(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+func nodeAffinity(c *class) func(*nodeState) string {
+	pod := c.pod
 	if len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
-		return nil, ""
+		return nil
 	}
 	required := nodeaffinity.GetRequiredNodeAffinity(pod)
 	return func(n *nodeState) string {
@@ -73,22 +75,22 @@ func nodeAffinity(_ *state, pod *corev1.Pod, _ *request) (func(*nodeState) strin
 			return "node(s) didn't match Pod's node affinity/selector"
 		}
 		return ""
-	}, ""
+	}
 }
 
 // portsFree: two pods cannot have one port of a node.
-func portsFree(_ *state, _ *corev1.Pod, r *request) (func(*nodeState) string, string) {
-	if len(r.ports) == 0 {
-		return nil, ""
+func portsFree(c *class) func(*nodeState) string {
+	if len(c.r.ports) == 0 {
+		return nil
 	}
 	return func(n *nodeState) string {
 		for taken := range n.ports {
-			if slices.ContainsFunc(r.ports, taken.clashes) {
+			if slices.ContainsFunc(c.r.ports, taken.clashes) {
 				return "node(s) didn't have free ports for the requested pod ports"
 			}
 		}
 		return ""
-	}, ""
+	}
 }
 
 func (p hostPort) clashes(q hostPort) bool {
@@ -97,10 +99,11 @@ func (p hostPort) clashes(q hostPort) bool {
 }
 
 // fits: what a pod asks for must be free; all that lacks is told.
-func fits(_ *state, _ *corev1.Pod, r *request) (func(*nodeState) string, string) {
+func fits(c *class) func(*nodeState) string {
+	r := &c.r
 	return func(n *nodeState) string {
 		var lacks []string
-		if n.pods+1 > n.most {
+		if len(n.here)+1 > n.most {
 			lacks = append(lacks, "Too many pods")
 		}
 		lack := func(name corev1.ResourceName, want, free int64) {
@@ -116,5 +119,18 @@ func fits(_ *state, _ *corev1.Pod, r *request) (func(*nodeState) string, string)
 		}
 		slices.Sort(lacks)
 		return strings.Join(lacks, "\n")
-	}, ""
+	}
+}
+
+// tooSmall tells whether the pod asks for more than the node has when it is empty.
+func tooSmall(n *nodeState, r *request) bool {
+	if r.cpu > n.total.cpu || r.memory > n.total.memory || r.storage > n.total.storage {
+		return true
+	}
+	for name, want := range r.others {
+		if want > n.total.others[name] {
+			return true
+		}
+	}
+	return false
 }

@@ -15,8 +15,11 @@ import (
 type queue struct {
 	all    map[key]*waiting
 	active activeHeap
-	backed []*waiting // in no order: few
-	serial int64      // of the last pod that came
+	// backed are parked pods and those that back off, by the time until which they wait.
+	backed backedHeap
+	// parked are the refused pods, by the filters that refused them.
+	parked map[string]map[*waiting]struct{}
+	serial int64 // of the last pod that came
 }
 
 // waiting is a pod without a node.
@@ -26,9 +29,12 @@ type waiting struct {
 	attempts int
 	tried    time.Time // when the last attempt failed
 	refused  *refusal  // why the last attempt failed; nil: it has not been tried
-	until    time.Time // backs off until then; zero: it does not
-	place    int       // in active; -1: not there
+	told     string    // what was last said of that
+	until    time.Time // waits until then, if in backed
+	place    int       // in active or backed; -1: in neither
+	active   bool      // place is one in active
 	parked   bool      // waits for a change
+	helped   bool      // something changed that may help it: it need not wait if nobody else does
 	binding  bool      // decided, and being bound
 }
 
@@ -39,7 +45,9 @@ const (
 	parkedTime = 5 * time.Minute
 )
 
-func newQueue() *queue { return &queue{all: map[key]*waiting{}} }
+func newQueue() *queue {
+	return &queue{all: map[key]*waiting{}, parked: map[string]map[*waiting]struct{}{}}
+}
 
 // put adds a pod, or replaces what is known of it. A refused pod whose own spec
 // or labels changed may fit now.
@@ -56,7 +64,7 @@ func (q *queue) put(pod *corev1.Pod) {
 	case w.binding:
 	case old == nil || w.parked && changed(old, pod):
 		q.activate(w)
-	case w.place >= 0:
+	case w.active:
 		heap.Fix(&q.active, w.place)
 	}
 }
@@ -88,16 +96,24 @@ func (q *queue) remove(k key) {
 
 // leave takes a pod out of wherever it waits.
 func (q *queue) leave(w *waiting) {
-	if w.place >= 0 {
+	switch {
+	case w.active:
 		heap.Remove(&q.active, w.place)
+	case w.place >= 0:
+		heap.Remove(&q.backed, w.place)
 	}
-	w.parked, w.until = false, time.Time{}
-	for i, b := range q.backed {
-		if b == w {
-			q.backed[i] = q.backed[len(q.backed)-1]
-			q.backed = q.backed[:len(q.backed)-1]
-			break
-		}
+	q.unpark(w)
+	w.helped = false
+}
+
+// unpark takes a pod out of those that wait for a change.
+func (q *queue) unpark(w *waiting) {
+	if !w.parked {
+		return
+	}
+	w.parked = false
+	for f := range w.refused.by {
+		delete(q.parked[f], w)
 	}
 }
 
@@ -117,18 +133,26 @@ func (q *queue) next() *waiting {
 
 // park puts a refused pod aside until something changes.
 func (q *queue) park(w *waiting, why *refusal, now time.Time) {
+	q.leave(w)
 	w.attempts++
 	w.tried = now
 	w.refused, w.parked = why, true
+	for f := range why.by {
+		if q.parked[f] == nil {
+			q.parked[f] = map[*waiting]struct{}{}
+		}
+		q.parked[f][w] = struct{}{}
+	}
 	w.until = now.Add(parkedTime)
-	q.backed = append(q.backed, w)
+	heap.Push(&q.backed, w)
 }
 
 // retry puts a pod aside for its back-off only: what failed was not its place.
 func (q *queue) retry(w *waiting, now time.Time) {
+	q.leave(w)
 	w.attempts++
 	w.until = now.Add(backoff(w.attempts))
-	q.backed = append(q.backed, w)
+	heap.Push(&q.backed, w)
 }
 
 func backoff(attempts int) time.Duration {
@@ -136,43 +160,46 @@ func backoff(attempts int) time.Duration {
 }
 
 // helped lets the refused pods that one of the filters kept back be decided
-// again, each when its back-off since the last attempt is over.
-func (q *queue) helped(filters []string, now time.Time) {
-	for _, w := range q.backed {
-		if !w.parked {
-			continue
-		}
-		for _, f := range filters {
-			if w.refused.by[f] || f == everything {
-				w.parked = false
-				w.until = w.tried
-				if !w.refused.expected {
-					w.until = w.tried.Add(backoff(w.attempts))
-				}
-				break
+// again: at once if nobody else waits, else when their back-off since the last
+// attempt is over.
+func (q *queue) helped(filters ...string) {
+	for _, f := range filters {
+		for w := range q.parked[f] {
+			q.unpark(w)
+			w.helped = true
+			w.until = w.tried
+			if !w.refused.expected {
+				w.until = w.tried.Add(backoff(w.attempts))
 			}
+			heap.Fix(&q.backed, w.place)
 		}
 	}
 }
 
-// everything, as a filter's name, stands for all.
-const everything = "*"
-
-// due activates the pods whose time has come, and returns when the next one's
-// does (zero: there is none).
-func (q *queue) due(now time.Time) (next time.Time) {
-	for i := 0; i < len(q.backed); {
-		w := q.backed[i]
-		if !now.Before(w.until) {
-			q.activate(w) // takes it out of backed
-			continue
-		}
-		if next.IsZero() || w.until.Before(next) {
-			next = w.until
-		}
-		i++
+// helpedAll is helped for all filters.
+func (q *queue) helpedAll() {
+	for f := range q.parked {
+		q.helped(f)
 	}
-	return next
+}
+
+// due activates the pods whose time has come, and a helped one if nobody else waits.
+func (q *queue) due(now time.Time) {
+	for len(q.backed) > 0 {
+		w := q.backed[0]
+		if now.Before(w.until) && !(w.helped && len(q.active) == 0) {
+			return
+		}
+		q.activate(w) // takes it out of backed
+	}
+}
+
+// wakes is when due has to be asked again; zero: not before something changes.
+func (q *queue) wakes() time.Time {
+	if len(q.backed) == 0 {
+		return time.Time{}
+	}
+	return q.backed[0].until
 }
 
 // activeHeap is ordered by priority, then age.
@@ -186,8 +213,31 @@ func (h activeHeap) Less(i, j int) bool {
 	) < 0
 }
 func (h activeHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i]; h[i].place, h[j].place = i, j }
-func (h *activeHeap) Push(x any)   { w := x.(*waiting); w.place = len(*h); *h = append(*h, w) }
+func (h *activeHeap) Push(x any) {
+	w := x.(*waiting)
+	w.place, w.active = len(*h), true
+	*h = append(*h, w)
+}
 func (h *activeHeap) Pop() any {
+	old := *h
+	w := old[len(old)-1]
+	*h = old[:len(old)-1]
+	w.place, w.active = -1, false
+	return w
+}
+
+// backedHeap is ordered by the time until which its pods wait.
+type backedHeap []*waiting
+
+func (h backedHeap) Len() int           { return len(h) }
+func (h backedHeap) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
+func (h backedHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i]; h[i].place, h[j].place = i, j }
+func (h *backedHeap) Push(x any) {
+	w := x.(*waiting)
+	w.place = len(*h)
+	*h = append(*h, w)
+}
+func (h *backedHeap) Pop() any {
 	old := *h
 	w := old[len(old)-1]
 	*h = old[:len(old)-1]

@@ -3,11 +3,13 @@
 // priority and age, asking the filters and scores that place.go lists; and binds
 // what it decided through the API, many at once. A refused bind goes back to the
 // queue, and a pod that fits nowhere waits until something changes that may help
-// it; its PodScheduled condition and an event say why. It never writes anything
-// but bindings, that condition, and the node that a claim waits for.
+// it; its PodScheduled condition and an event say why. If pods of a lower priority
+// stand in its way it may send them away (preempt.go). It never writes anything
+// but bindings, that condition and nomination, the node that a claim waits for,
+// and its victims.
 //
-// What upstream's scheduler has and this one does not: preemption, dynamic
-// resource allocation, scoring profiles and extenders.
+// What upstream's scheduler has and this one does not: dynamic resource
+// allocation, groups of pods, scoring profiles and extenders.
 package scheduler
 
 import (
@@ -22,10 +24,12 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 
 	"skiff/api"
 	"skiff/client"
@@ -115,6 +119,7 @@ func sources() (out []client.Source) {
 		api.For[*corev1.Node](), api.For[*corev1.Pod](), api.For[*corev1.PersistentVolumeClaim](), api.For[*corev1.PersistentVolume](),
 		api.For[*storagev1.StorageClass](), api.For[*corev1.Service](), api.For[*corev1.Namespace](),
 		api.For[*appsv1.ReplicaSet](), api.For[*appsv1.StatefulSet](), api.For[*corev1.ReplicationController](),
+		api.For[*policyv1.PodDisruptionBudget](),
 	} {
 		out = append(out, client.Source{Resource: r})
 	}
@@ -131,11 +136,11 @@ func (l *loop) run(ctx context.Context) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
+		l.decide(ctx)
 		wait := time.Hour
-		if next := l.queue.due(time.Now()); !next.IsZero() {
+		if next := l.queue.wakes(); !next.IsZero() {
 			wait = time.Until(next)
 		}
-		l.decide(ctx)
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
@@ -157,7 +162,7 @@ func (l *loop) run(ctx context.Context) error {
 
 // learn takes in changes, and lets refused pods be tried again that they may help.
 func (l *loop) learn(batch client.Batch) {
-	l.state.others.Apply(others(batch))
+	l.state.learn(others(batch))
 	for _, c := range batch.Changes {
 		switch obj := c.Object().(type) {
 		case *corev1.Pod:
@@ -169,12 +174,12 @@ func (l *loop) learn(batch client.Batch) {
 			}
 			l.state.setNode(obj.Name, node)
 			if l.nodeMatters(c) {
-				l.queue.helped([]string{everything}, time.Now())
+				l.queue.helpedAll()
 			}
 		case *corev1.PersistentVolumeClaim, *corev1.PersistentVolume, *storagev1.StorageClass:
-			l.queue.helped([]string{"VolumeBinding"}, time.Now())
+			l.queue.helped("VolumeBinding")
 		case *corev1.Namespace:
-			l.queue.helped([]string{"InterPodAffinity"}, time.Now())
+			l.queue.helped("InterPodAffinity")
 		}
 	}
 }
@@ -208,31 +213,41 @@ func (l *loop) learnPod(pod *corev1.Pod, gone bool) {
 	over := gone || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 	switch {
 	case over:
+		l.state.nominate(pod, "")
 		if w := l.queue.all[k]; gone || w != nil {
 			l.queue.remove(k)
 		}
 		l.state.remove(k)
 		if before != nil {
-			l.queue.helped([]string{"NodeResourcesFit", "NodePorts", "PodTopologySpread", "InterPodAffinity"}, time.Now())
+			l.queue.helped("NodeResourcesFit", "NodePorts", "VolumeRestrictions", "PodTopologySpread", "InterPodAffinity")
 		}
 	case pod.Spec.NodeName != "":
-		l.queue.remove(k)
-		if before != nil && before.pod.UID != pod.UID {
-			l.state.remove(k)
-		}
-		l.state.place(pod, pod.Spec.NodeName, false)
-		if before == nil || before.assumed || !sameLabels(before.pod, pod) {
-			l.queue.helped([]string{"PodTopologySpread", "InterPodAffinity"}, time.Now())
-		}
+		l.learnPlaced(pod, before)
 	case before != nil && before.assumed && before.pod.UID == pod.UID:
 		// Decided already; the bind is on its way.
 	case l.ours(pod):
 		if w := l.queue.all[k]; w != nil && w.pod.UID != pod.UID {
 			l.queue.remove(k) // another pod of the name
+			l.state.nominate(w.pod, "")
+		}
+		if node := pod.Status.NominatedNodeName; node != "" {
+			l.state.nominate(pod, node)
 		}
 		l.queue.put(pod)
 	default:
 		l.queue.remove(k)
+		l.state.nominate(pod, "")
+	}
+}
+
+// learnPlaced takes in a pod that has a node.
+func (l *loop) learnPlaced(pod *corev1.Pod, before *placedPod) {
+	l.queue.remove(keyOf(pod))
+	l.state.nominate(pod, "")
+	helps := before == nil || before.assumed || !sameShape(before.pod, pod)
+	l.state.place(pod, pod.Spec.NodeName, false)
+	if helps {
+		l.queue.helped("PodTopologySpread", "InterPodAffinity")
 	}
 }
 
@@ -243,7 +258,10 @@ func (l *loop) ours(pod *corev1.Pod) bool {
 
 // decide decides about queued pods as long as binds may begin.
 func (l *loop) decide(ctx context.Context) {
-	for len(l.queue.active) > 0 {
+	for {
+		if l.queue.due(time.Now()); len(l.queue.active) == 0 {
+			return
+		}
 		select {
 		case l.slots <- struct{}{}:
 		default:
@@ -260,15 +278,7 @@ func (l *loop) decide(ctx context.Context) {
 func (l *loop) decideOne(ctx context.Context, w *waiting) bool {
 	node, refused := l.state.choose(w.pod, l.c.Random.IntN)
 	if refused != nil {
-		text := refused.String()
-		known := w.refused != nil && w.refused.String() == text
-		l.queue.park(w, refused, time.Now())
-		l.record.Event(w.pod, corev1.EventTypeWarning, "FailedScheduling", text)
-		if known && conditionSays(w.pod, text) {
-			return false
-		}
-		l.begin(ctx, w.pod, "", func(ctx context.Context) error { return l.say(ctx, w.pod, text) })
-		return true
+		return l.refuse(ctx, w, refused)
 	}
 	if claims := l.state.unboundClaims(w.pod); len(claims) > 0 {
 		// The claims are told first; the pod is decided about again when they are bound.
@@ -281,6 +291,62 @@ func (l *loop) decideOne(ctx context.Context, w *waiting) bool {
 	pod := w.pod
 	l.begin(ctx, pod, node, func(ctx context.Context) error { return l.bind(ctx, pod, node) })
 	return true
+}
+
+// refuse puts a pod aside that fits nowhere, making room for it if that helps, and
+// says why; true: a write has begun.
+func (l *loop) refuse(ctx context.Context, w *waiting, refused *refusal) bool {
+	told := *refused // the refusal itself may be its whole class's
+	nominated := ""
+	if mine := l.state.nominated[keyOf(w.pod)]; mine != nil {
+		nominated = mine.node
+	}
+	best, why := l.state.preempt(w.pod, refused, l.c.Random.IntN)
+	switch {
+	case best != nil:
+		told.preemption, nominated = best.String(), best.node.name
+	case why == stillEnding:
+		told.preemption = why
+	default:
+		told.preemption, nominated = why, ""
+	}
+	l.state.nominate(w.pod, nominated)
+
+	text := told.String()
+	known := w.told == text
+	w.told = text
+	l.queue.park(w, &told, time.Now())
+	if !known {
+		l.record.Event(w.pod, corev1.EventTypeWarning, "FailedScheduling", text)
+	}
+	if best == nil && known && conditionSays(w.pod, text) && w.pod.Status.NominatedNodeName == nominated {
+		return false
+	}
+	pod := w.pod
+	lesser := l.lesser(pod, best)
+	l.begin(ctx, pod, "", func(ctx context.Context) error {
+		if err := l.say(ctx, pod, text, nominated); err != nil || best == nil {
+			return err
+		}
+		return l.makeRoom(ctx, pod, best, lesser)
+	})
+	return true
+}
+
+// lesser are the pods of lower priority whose nomination ends because this one got the node.
+func (l *loop) lesser(pod *corev1.Pod, best *candidate) (pods []*corev1.Pod) {
+	if best == nil {
+		return nil
+	}
+	for _, m := range l.state.nominated {
+		if m.node == best.node.name && corev1helpers.PodPriority(m.pod) < corev1helpers.PodPriority(pod) {
+			pods = append(pods, m.pod)
+		}
+	}
+	for _, p := range pods {
+		l.state.nominate(p, "")
+	}
+	return pods
 }
 
 // begin makes a write on a goroutine of its own.
@@ -339,24 +405,65 @@ func conditionSays(pod *corev1.Pod, text string) bool {
 	return false
 }
 
-// say writes into the pod's status why it has no node.
-func (l *loop) say(ctx context.Context, pod *corev1.Pod, text string) error {
-	if conditionSays(pod, text) {
+// say writes into the pod's status why it has no node, and for which one it waits.
+func (l *loop) say(ctx context.Context, pod *corev1.Pod, text, nominated string) error {
+	if conditionSays(pod, text) && pod.Status.NominatedNodeName == nominated {
 		return nil
 	}
-	now := metav1.Now().Rfc3339Copy()
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID},
-		"status": map[string]any{"conditions": []corev1.PodCondition{{
-			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: text,
-			LastTransitionTime: now, ObservedGeneration: pod.Generation,
-		}}},
-	})
+	status := map[string]any{"conditions": []corev1.PodCondition{{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: text,
+		LastTransitionTime: metav1.Now().Rfc3339Copy(), ObservedGeneration: pod.Generation,
+	}}}
+	if nominated != pod.Status.NominatedNodeName {
+		status["nominatedNodeName"] = nominated
+	}
+	return l.patchStatus(ctx, pod, status)
+}
+
+// patchStatus merges into the status of exactly this pod.
+func (l *loop) patchStatus(ctx context.Context, pod *corev1.Pod, status map[string]any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {
 		return fmt.Errorf("mark pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	_, err = l.client.Patch(ctx, api.For[*corev1.Pod](), pod.Namespace, pod.Name, client.Patch{Type: types.StrategicMergePatchType, Data: patch, Sub: "status"})
 	return err
+}
+
+// makeRoom sends a candidate's victims away, each told why in its status.
+func (l *loop) makeRoom(ctx context.Context, pod *corev1.Pod, best *candidate, lesser []*corev1.Pod) error {
+	for _, p := range lesser {
+		if err := l.patchStatus(ctx, p, map[string]any{"nominatedNodeName": nil}); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+	for _, v := range best.victims {
+		if v.pod.DeletionTimestamp != nil {
+			continue
+		}
+		err := l.sendAway(ctx, pod, v.pod, best.node.name)
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return fmt.Errorf("preempt pod %s/%s for %s/%s: %w", v.pod.Namespace, v.pod.Name, pod.Namespace, pod.Name, err)
+		}
+	}
+	return nil
+}
+
+func (l *loop) sendAway(ctx context.Context, pod, victim *corev1.Pod, node string) error {
+	err := l.patchStatus(ctx, victim, map[string]any{"conditions": []corev1.PodCondition{{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
+		Message:            l.c.Name + ": preempting to accommodate a higher priority pod",
+		LastTransitionTime: metav1.Now().Rfc3339Copy(), ObservedGeneration: victim.Generation,
+	}}})
+	if err != nil {
+		return err
+	}
+	err = l.client.Delete(ctx, api.For[*corev1.Pod](), victim.Namespace, victim.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(victim.UID))})
+	if err != nil {
+		return err
+	}
+	l.record.Event(victim, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", pod.UID, node))
+	return nil
 }
 
 // askVolumes tells claims that wait for their first consumer where it will be.

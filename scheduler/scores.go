@@ -10,71 +10,81 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// preferFewTaints prefers nodes with fewer taints that ask to stay away.
-func preferFewTaints(_ *state, pod *corev1.Pod, _ *request, nodes []*nodeState) []int64 {
-	points := make([]int64, len(nodes))
-	for i, n := range nodes {
-		for j := range n.node.Spec.Taints {
-			t := &n.node.Spec.Taints[j]
-			if t.Effect == corev1.TaintEffectPreferNoSchedule && !corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, t, true) {
-				points[i]++
+// untolerated counts the taints that ask to stay away and that the pod does not
+// tolerate: the fewer the better.
+func untolerated(_ *state, c *class) func(*nodeState) int64 {
+	return func(n *nodeState) (count int64) {
+		for i := range n.node.Spec.Taints {
+			t := &n.node.Spec.Taints[i]
+			if t.Effect == corev1.TaintEffectPreferNoSchedule && !corev1helpers.TolerationsTolerateTaint(klog.Background(), c.pod.Spec.Tolerations, t, true) {
+				count++
 			}
 		}
+		return count
 	}
-	return normalize(points, true)
 }
 
 // preferredAffinity sums the weights of the preferred node affinity.
-func preferredAffinity(_ *state, pod *corev1.Pod, _ *request, nodes []*nodeState) []int64 {
-	if pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil {
+func preferredAffinity(_ *state, c *class) func(*nodeState) int64 {
+	if c.pod.Spec.Affinity == nil || c.pod.Spec.Affinity.NodeAffinity == nil {
 		return nil
 	}
-	terms, err := nodeaffinity.NewPreferredSchedulingTerms(pod.Spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-	if err != nil {
-		return nil // validation does not let it in
+	preferred := c.pod.Spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution
+	terms, err := nodeaffinity.NewPreferredSchedulingTerms(preferred)
+	if err != nil || len(preferred) == 0 {
+		return nil // validation does not let wrong ones in
 	}
-	points := make([]int64, len(nodes))
-	for i, n := range nodes {
-		points[i] = terms.Score(n.node)
-	}
-	return normalize(points, false)
+	return func(n *nodeState) int64 { return terms.Score(n.node) }
 }
 
 // leastAllocated prefers nodes of which more is free.
-func leastAllocated(_ *state, _ *corev1.Pod, r *request, nodes []*nodeState) []int64 {
-	points := make([]int64, len(nodes))
-	for i, n := range nodes {
-		points[i] = (freeShare(n.total.cpu, n.usual.cpu+r.usual.cpu) + freeShare(n.total.memory, n.usual.memory+r.usual.memory)) / 2
+func leastAllocated(_ *state, c *class) func(*nodeState) int64 {
+	return func(n *nodeState) int64 {
+		var sum, resources int64
+		rate := func(total, taken int64) {
+			if total == 0 {
+				return
+			}
+			resources++
+			if taken <= total {
+				sum += (total - taken) * 100 / total
+			}
+		}
+		rate(n.total.cpu, n.usual.cpu+c.r.usual.cpu)
+		rate(n.total.memory, n.usual.memory+c.r.usual.memory)
+		if resources == 0 {
+			return 0
+		}
+		return sum / resources
 	}
-	return points
 }
 
-func freeShare(total, taken int64) int64 {
-	if total == 0 || taken > total {
-		return 0
+// balanced prefers nodes on which the pod brings what is taken of CPU and of
+// memory nearer to each other. Pods that ask for neither have nothing to balance.
+func balanced(_ *state, c *class) func(*nodeState) int64 {
+	if c.r.cpu == 0 && c.r.memory == 0 {
+		return nil
 	}
-	return (total - taken) * 100 / total
+	return func(n *nodeState) int64 {
+		cpu, memory := n.total.cpu-n.free.cpu, n.total.memory-n.free.memory
+		before := balance(n, cpu, memory)
+		after := balance(n, cpu+c.r.cpu, memory+c.r.memory)
+		return 50 + (50+after-before)/2
+	}
 }
 
-// balanced prefers nodes on which CPU and memory are taken alike.
-func balanced(_ *state, _ *corev1.Pod, r *request, nodes []*nodeState) []int64 {
-	points := make([]int64, len(nodes))
-	for i, n := range nodes {
-		cpu := takenShare(n.total.cpu, n.total.cpu-n.free.cpu+r.cpu)
-		memory := takenShare(n.total.memory, n.total.memory-n.free.memory+r.memory)
-		points[i] = int64((1 - math.Abs(cpu-memory)/2) * 100)
+// balance is 100 when as much of the node's CPU is taken as of its memory, and 50
+// when all of one and nothing of the other is.
+func balance(n *nodeState, cpu, memory int64) int64 {
+	if n.total.cpu == 0 || n.total.memory == 0 {
+		return 100
 	}
-	return points
+	share := func(taken, total int64) float64 { return min(1, float64(taken)/float64(total)) }
+	apart := math.Abs((share(cpu, n.total.cpu) - share(memory, n.total.memory)) / 2)
+	return int64((1 - apart) * 100)
 }
 
-func takenShare(total, taken int64) float64 {
-	if total == 0 {
-		return 1
-	}
-	return min(1, float64(taken)/float64(total))
-}
-
-// The sizes between which images that are there count.
+// The sizes between which images that are there count: the upper one is per container.
 const (
 	smallImage = 23 << 20
 	largeImage = 1000 << 20
@@ -82,35 +92,30 @@ const (
 
 // imagesThere prefers nodes that have the pod's images, the larger the more, and
 // an image that few nodes have less, so that not all pods go to one node.
-func imagesThere(s *state, pod *corev1.Pod, _ *request, nodes []*nodeState) []int64 {
+func imagesThere(s *state, c *class) func(*nodeState) int64 {
 	var names []string
-	for i := range pod.Spec.Containers {
-		names = append(names, fullName(pod.Spec.Containers[i].Image))
+	for i := range c.pod.Spec.InitContainers {
+		names = append(names, fullName(c.pod.Spec.InitContainers[i].Image))
 	}
-	share := make([]float64, len(names))
-	for _, n := range s.order {
-		for i, name := range names {
-			if _, ok := n.images[name]; ok {
-				share[i] += 1 / float64(len(s.order))
+	for i := range c.pod.Spec.Containers {
+		names = append(names, fullName(c.pod.Spec.Containers[i].Image))
+	}
+	for i := range c.pod.Spec.Volumes {
+		if image := c.pod.Spec.Volumes[i].Image; image != nil {
+			names = append(names, fullName(image.Reference))
+		}
+	}
+	most := int64(largeImage) * int64(len(names))
+	return func(n *nodeState) int64 {
+		var bytes int64
+		for _, name := range names {
+			if size, ok := n.images[name]; ok {
+				bytes += int64(float64(size) * float64(s.images[name]) / float64(s.real))
 			}
 		}
-	}
-	points := make([]int64, len(nodes))
-	any := false
-	for i, n := range nodes {
-		var bytes int64
-		for j, name := range names {
-			bytes += int64(float64(n.images[name]) * share[j])
-		}
-		most := int64(largeImage) * int64(len(names))
 		bytes = min(max(bytes, smallImage), most)
-		points[i] = 100 * (bytes - smallImage) / (most - smallImage)
-		any = any || points[i] > 0
+		return 100 * (bytes - smallImage) / (most - smallImage)
 	}
-	if !any {
-		return nil
-	}
-	return points
 }
 
 // fullName adds the tag that is meant where none is given.

@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"maps"
 	"math"
 	"slices"
 
@@ -9,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
@@ -20,13 +20,17 @@ import (
 // KEP-3094, KEP-3243).
 type constraint struct {
 	corev1.TopologySpreadConstraint
-	selector labels.Selector
-	self     bool // the pod itself is among those that are counted
+	axis  *axis
+	count *counter
+	self  bool // the pod itself is among those that are counted
+	// counts tells whether what is on a node counts, by the constraint's policies.
+	counts func(*nodeState) bool
 }
 
 // constraintsOf returns those of the pod that are to be treated so.
 func constraintsOf(s *state, pod *corev1.Pod, when corev1.UnsatisfiableConstraintAction) (out []constraint) {
-	for _, c := range pod.Spec.TopologySpreadConstraints {
+	for i := range pod.Spec.TopologySpreadConstraints {
+		c := &pod.Spec.TopologySpreadConstraints[i]
 		if c.WhenUnsatisfiable != when {
 			continue
 		}
@@ -34,20 +38,34 @@ func constraintsOf(s *state, pod *corev1.Pod, when corev1.UnsatisfiableConstrain
 		if err != nil {
 			continue // validation does not let it in
 		}
-		for _, key := range c.MatchLabelKeys {
-			value, ok := pod.Labels[key]
-			if !ok {
-				continue
-			}
-			if r, err := labels.NewRequirement(key, "in", []string{value}); err == nil {
-				selector = selector.Add(*r)
-			}
-		}
-		out = append(out, constraint{c, selector, selector.Matches(labels.Set(pod.Labels))})
+		out = append(out, s.constraint(pod, *c, withLabels(selector, pod, c.MatchLabelKeys, selection.In)))
 	}
 	if len(pod.Spec.TopologySpreadConstraints) == 0 && when == corev1.ScheduleAnyway {
-		out = usualConstraints(s, pod)
+		return usualConstraints(s, pod)
 	}
+	// A node counts if it has the labels of all constraints.
+	for i := range out {
+		policy := out[i].counts
+		out[i].counts = func(n *nodeState) bool {
+			for j := range out {
+				if out[j].axis.of(n) < 0 {
+					return false
+				}
+			}
+			return policy(n)
+		}
+	}
+	return out
+}
+
+func (s *state) constraint(pod *corev1.Pod, c corev1.TopologySpreadConstraint, selector labels.Selector) constraint {
+	out := constraint{
+		TopologySpreadConstraint: c,
+		axis:                     s.axis(c.TopologyKey),
+		count:                    s.counter(pick{namespaces: []string{pod.Namespace}, selector: selector, live: true}),
+		self:                     selector.Matches(labels.Set(pod.Labels)),
+	}
+	out.counts = out.policies(pod)
 	return out
 }
 
@@ -58,8 +76,8 @@ func usualConstraints(s *state, pod *corev1.Pod) []constraint {
 		return nil
 	}
 	return []constraint{
-		{corev1.TopologySpreadConstraint{MaxSkew: 3, TopologyKey: corev1.LabelHostname}, selector, true},
-		{corev1.TopologySpreadConstraint{MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone}, selector, true},
+		s.constraint(pod, corev1.TopologySpreadConstraint{MaxSkew: 3, TopologyKey: corev1.LabelHostname}, selector),
+		s.constraint(pod, corev1.TopologySpreadConstraint{MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone}, selector),
 	}
 }
 
@@ -104,69 +122,74 @@ func siblings(s *state, pod *corev1.Pod) labels.Selector {
 	return all
 }
 
-// counts tells how many matching pods each domain of the constraint has; domains
-// without any are there with 0.
-func (c *constraint) counts(s *state, pod *corev1.Pod) map[string]int {
+// policies make counts: by default a node counts that the pod's node affinity
+// picks, whatever its taints. What was found out about a node is kept.
+func (c *constraint) policies(pod *corev1.Pod) func(*nodeState) bool {
+	affinity := c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor
+	affinity = affinity && (len(pod.Spec.NodeSelector) > 0 || pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil)
+	taints := c.NodeTaintsPolicy != nil && *c.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor
+	if !affinity && !taints {
+		return func(*nodeState) bool { return true }
+	}
 	required := nodeaffinity.GetRequiredNodeAffinity(pod)
-	counted := map[string]bool{}
-	domains := map[string]int{}
-	for _, n := range s.order {
-		if n.node == nil || !c.includes(n.node, pod, required) {
-			continue
-		}
-		if value, ok := n.node.Labels[c.TopologyKey]; ok {
-			domains[value] += 0
-			counted[n.name] = true
-		}
+	type answer struct {
+		since  uint64
+		counts bool
 	}
-	for p := range s.alike(pod.Namespace, c.selector) {
-		if counted[p.node] && keyOf(p.pod) != keyOf(pod) {
-			value, _ := s.label(p.node, c.TopologyKey)
-			domains[value]++
+	known := map[int]answer{} // by node slot
+	return func(n *nodeState) bool {
+		if a, ok := known[n.slot]; ok && a.since == n.since {
+			return a.counts
 		}
+		counts := true
+		if affinity {
+			match, err := required.Match(n.node)
+			counts = match && err == nil
+		}
+		if taints && counts {
+			counts = !slices.ContainsFunc(n.node.Spec.Taints, func(t corev1.Taint) bool {
+				return t.Effect != corev1.TaintEffectPreferNoSchedule && !corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, &t, true)
+			})
+		}
+		known[n.slot] = answer{n.since, counts}
+		return counts
 	}
-	return domains
 }
 
-// includes tells whether the node's domain counts, by the constraint's policies.
-func (c *constraint) includes(node *corev1.Node, pod *corev1.Pod, required nodeaffinity.RequiredNodeAffinity) bool {
-	if c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor {
-		if ok, err := required.Match(node); !ok || err != nil {
-			return false
-		}
-	}
-	if c.NodeTaintsPolicy == nil || *c.NodeTaintsPolicy == corev1.NodeInclusionPolicyIgnore {
-		return true
-	}
-	return !slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
-		return t.Effect != corev1.TaintEffectPreferNoSchedule && !corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, &t, true)
-	})
-}
+// What spreading says of a node that it refuses.
+const (
+	uneven    = "node(s) didn't match pod topology spread constraints"
+	noDomain  = uneven + " (missing required label)"
+	unrelated = "node(s) didn't match pod affinity rules"
+)
+
+// hopelessTexts are refusals of wide filters that no pod's leaving would change.
+var hopelessTexts = map[string]bool{noDomain: true, unrelated: true}
 
 // spreadAllowed holds the constraints that must not be broken.
-func spreadAllowed(s *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
-	constraints := constraintsOf(s, pod, corev1.DoNotSchedule)
-	if len(constraints) == 0 {
+func spreadAllowed(s *state, c *class, _ *corev1.Pod) (func(*nodeState) string, string) {
+	hard := c.hard // as it is now: asking about a node may renew it
+	if len(hard) == 0 {
 		return nil, ""
 	}
-	counts := make([]map[string]int, len(constraints))
-	least := make([]int, len(constraints))
-	for i := range constraints {
-		counts[i] = constraints[i].counts(s, pod)
-		least[i] = leastOf(counts[i], constraints[i].MinDomains)
+	counts := make([][]int32, len(hard))
+	least := make([]int32, len(hard))
+	for i := range hard {
+		counts[i] = s.perDomain(hard[i].axis, hard[i].count, hard[i].counts)
+		least[i] = leastOf(counts[i], hard[i].MinDomains)
 	}
 	return func(n *nodeState) string {
-		for i, c := range constraints {
-			value, ok := n.node.Labels[c.TopologyKey]
-			if !ok {
-				return "node(s) didn't match pod topology spread constraints (missing required label)"
+		for i := range hard {
+			id := hard[i].axis.of(n)
+			if id < 0 {
+				return noDomain
 			}
-			after := counts[i][value]
-			if c.self {
+			after := max(counts[i][id], 0)
+			if hard[i].self {
 				after++
 			}
-			if after-least[i] > int(c.MaxSkew) {
-				return "node(s) didn't match pod topology spread constraints"
+			if after-least[i] > hard[i].MaxSkew {
+				return uneven
 			}
 		}
 		return ""
@@ -175,35 +198,69 @@ func spreadAllowed(s *state, pod *corev1.Pod, _ *request) (func(*nodeState) stri
 
 // leastOf is the fewest pods that a domain has; 0 where there are fewer domains
 // than are wanted.
-func leastOf(domains map[string]int, want *int32) int {
-	if len(domains) == 0 || want != nil && len(domains) < int(*want) {
+func leastOf(counts []int32, want *int32) int32 {
+	domains, least := int32(0), int32(math.MaxInt32)
+	for _, n := range counts {
+		if n >= 0 {
+			domains++
+			least = min(least, n)
+		}
+	}
+	if domains == 0 || want != nil && domains < *want {
 		return 0
 	}
-	return slices.Min(slices.Collect(maps.Values(domains)))
+	return least
 }
 
 // spreadEvenly prefers domains with fewer pods.
-func spreadEvenly(s *state, pod *corev1.Pod, _ *request, nodes []*nodeState) []int64 {
-	constraints := constraintsOf(s, pod, corev1.ScheduleAnyway)
-	if len(constraints) == 0 {
+func spreadEvenly(s *state, c *class, nodes []*nodeState) []int64 {
+	if len(c.soft) == 0 {
 		return nil
 	}
+	own := len(c.pod.Spec.TopologySpreadConstraints) > 0
 	sums := make([]float64, len(nodes))
 	ignored := make([]bool, len(nodes))
-	for i := range constraints {
-		c := &constraints[i]
-		counts := c.counts(s, pod)
-		weight := math.Log(float64(len(counts) + 2))
-		for j, n := range nodes {
-			value, ok := n.node.Labels[c.TopologyKey]
-			if !ok {
-				ignored[j] = ignored[j] || len(pod.Spec.TopologySpreadConstraints) > 0
-				continue
+	rated := 0
+	for j, n := range nodes {
+		// Nodes that lack a label are left out; not so with constraints that nobody asked for.
+		ignored[j] = own && slices.ContainsFunc(c.soft, func(c constraint) bool { return c.axis.of(n) < 0 })
+		if !ignored[j] {
+			rated++
+		}
+	}
+	for i := range c.soft {
+		k := &c.soft[i]
+		if k.TopologyKey == corev1.LabelHostname {
+			// Each node is a domain of its own, whatever its label says.
+			weight := math.Log(float64(rated + 2))
+			for j, n := range nodes {
+				if !ignored[j] && k.axis.of(n) >= 0 {
+					sums[j] += float64(k.count.at(n))*weight + float64(k.MaxSkew-1)
+				}
 			}
-			sums[j] += float64(counts[value])*weight + float64(c.MaxSkew-1)
+			continue
+		}
+		counts := s.perDomain(k.axis, k.count, k.counts)
+		weight := math.Log(float64(domainsOf(k.axis, nodes, ignored) + 2))
+		for j, n := range nodes {
+			if id := k.axis.of(n); !ignored[j] && id >= 0 {
+				sums[j] += float64(max(counts[id], 0))*weight + float64(k.MaxSkew-1)
+			}
 		}
 	}
 	return evenness(sums, ignored)
+}
+
+// domainsOf counts the values that the nodes have, the lack of one included.
+func domainsOf(a *axis, nodes []*nodeState, ignored []bool) (n int) {
+	seen := make([]bool, len(a.ids)+1)
+	for j, node := range nodes {
+		if id := a.of(node) + 1; !ignored[j] && !seen[id] {
+			seen[id] = true
+			n++
+		}
+	}
+	return n
 }
 
 // evenness turns sums, of which the least is best, into points.

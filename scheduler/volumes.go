@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -29,7 +30,7 @@ func claimsOf(pod *corev1.Pod) (names []string) {
 }
 
 // volumesReach keeps pods where their volumes are.
-func volumesReach(s *state, pod *corev1.Pod, _ *request) (func(*nodeState) string, string) {
+func volumesReach(s *state, _ *class, pod *corev1.Pod) (func(*nodeState) string, string) {
 	var required []*nodeaffinity.NodeSelector
 	promised := "" // where a volume is being made already
 	for _, name := range claimsOf(pod) {
@@ -74,6 +75,25 @@ func volumesReach(s *state, pod *corev1.Pod, _ *request) (func(*nodeState) strin
 		}
 		return ""
 	}, ""
+}
+
+// volumesUnshared keeps a pod waiting while another one, wherever it is, has a
+// claim that only one pod may use (ReadWriteOncePod, KEP-2485).
+func volumesUnshared(s *state, _ *class, pod *corev1.Pod) (func(*nodeState) string, string) {
+	for _, name := range claimsOf(pod) {
+		claim, ok := client.Find[*corev1.PersistentVolumeClaim](s.others, pod.Namespace, name)
+		if !ok || !slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
+			continue
+		}
+		for _, p := range s.byNamespace[pod.Namespace] {
+			if slices.Contains(claimsOf(p.pod), name) {
+				return func(*nodeState) string {
+					return "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod"
+				}, ""
+			}
+		}
+	}
+	return nil, ""
 }
 
 func waitsForConsumer(s *state, claim *corev1.PersistentVolumeClaim) bool {
