@@ -65,10 +65,10 @@ test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@$(MAKE) --no-print-directory build
 	@command -v kubectl >/dev/null || $(MAKE) --no-print-directory kubectl
-	$(GO) test -timeout 30m ./...
+	$(GO) test -v -timeout 30m ./... | awk -f tools/told.awk
 	@for dir in $$(find tools conformance -name go.mod -printf '%h\n' 2>/dev/null | sort); do \
 		if compgen -G "$$dir/*_test.go" >/dev/null || [[ -n $$(find "$$dir" -name '*_test.go' -print -quit) ]]; then \
-			echo "$$dir:"; (cd "$$dir" && $(GO) test -timeout 30m ./...); \
+			echo "$$dir:"; (cd "$$dir" && $(GO) test -v -timeout 30m ./...) | awk -f tools/told.awk; \
 		fi; \
 	done
 
