@@ -30,12 +30,30 @@ func BuildProgram(ctx context.Context, module, dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", program, "k8s.io/kubernetes/test/e2e")
+	flags, err := linkFlags(module)
+	if err != nil {
+		return "", err
+	}
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-ldflags="+flags, "-o", program, "k8s.io/kubernetes/test/e2e")
 	build.Dir, build.Env = module, images.Environ()
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("compile upstream's e2e program: %w\n%s", err, strings.TrimSpace(string(out)))
 	}
 	return program, os.WriteFile(stamp, []byte(want), 0o644)
+}
+
+// linkFlags tell the program its version, as upstream's own build does: specs ask for what this version has.
+func linkFlags(module string) (string, error) {
+	version, err := images.UpstreamVersion(module)
+	if err != nil {
+		return "", err
+	}
+	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
+	if len(parts) != 3 {
+		return "", fmt.Errorf("compile upstream's e2e program: %q is not a version", version)
+	}
+	const variable = " -X k8s.io/component-base/version."
+	return "-s -w" + variable + "gitVersion=" + version + variable + "gitMajor=" + parts[0] + variable + "gitMinor=" + parts[1] + variable + "gitTreeState=clean", nil
 }
 
 // versions is a sum over the versions of all modules.

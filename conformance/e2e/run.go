@@ -26,7 +26,7 @@ type Config struct {
 	Workers int           // processes of the e2e program at a time; 0 means 3
 	Batch   int           // specs per process; 0 means 8
 	Limit   time.Duration // for one spec; 0 means 10 minutes
-	Logs    string        // folder for the logs of failed specs; "" means bin/conformance/logs
+	Logs    string        // folder for the logs of failed specs; "" means bin/conformance/logs/NAME
 	Out     io.Writer     // a line for each spec
 }
 
@@ -50,7 +50,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Limit = 10 * time.Minute
 	}
 	if c.Logs == "" {
-		c.Logs = filepath.Join(c.cache(), "logs")
+		c.Logs = filepath.Join(c.cache(), "logs", c.Name)
 	}
 	return c, nil
 }

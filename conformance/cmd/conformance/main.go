@@ -120,6 +120,11 @@ func (o options) runAndKeep(ctx context.Context, all []string, results e2e.Resul
 	if len(outcomes) == 0 {
 		return err
 	}
+	now, readErr := e2e.ReadResults(o.resultsFile()) // another run may have written meanwhile
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	results = now
 	results.Version = version
 	if len(o.run.Specs) == len(all) && err == nil {
 		results.Whole = start.UTC().Format(time.DateOnly)

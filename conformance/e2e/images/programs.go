@@ -67,8 +67,13 @@ func pictures(name string) func(*maker, string) error {
 }
 
 // Upstream finds the source of k8s.io/kubernetes of the version in go.mod. Module is the folder of module skiff/conformance.
-func Upstream(module string) (string, error) {
-	find := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes")
+func Upstream(module string) (string, error) { return upstream(module, "{{.Dir}}") }
+
+// UpstreamVersion is that version, such as v1.37.2.
+func UpstreamVersion(module string) (string, error) { return upstream(module, "{{.Version}}") }
+
+func upstream(module, what string) (string, error) {
+	find := exec.Command("go", "list", "-m", "-f", what, "k8s.io/kubernetes")
 	find.Dir, find.Env = module, Environ()
 	out, err := find.Output()
 	if err != nil {
