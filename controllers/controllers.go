@@ -86,6 +86,7 @@ func table(c Config) []loop.Controller {
 		claims.ProtectClaims(),
 		claims.ProtectVolumes(),
 		claims.DefaultClass(),
+		claims.Reclaimer(),
 		claims.Ephemeral(),
 		disruption.Controller(),
 		disruption.Targets(),

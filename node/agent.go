@@ -158,6 +158,7 @@ type Agent struct {
 	allocatable corev1.ResourceList
 
 	reporter *status.Reporter
+	reclaim  *reclaimer
 	warden   *warden // nil: nothing is ever evicted
 	handler  *lazyHandler
 }
@@ -245,6 +246,7 @@ func (a *Agent) newReporter() error {
 		a.warden = &warden{eviction: a.c.Eviction, root: a.c.RootDir, log: a.log, free: machineFree}
 		pressure = a.warden.pressure
 	}
+	a.reclaim = newReclaimer(a.c)
 	info := status.Info(a.c.Version)
 	port := int32(0)
 	if l := a.c.Serving.Listener; l != nil {
@@ -256,7 +258,7 @@ func (a *Agent) newReporter() error {
 		NodeName: a.c.NodeName, Client: a.c.Client, Runtime: a.c.Runtime, Recorder: a.c.Recorder,
 		Labels: a.c.Labels, Annotations: a.c.Annotations, Taints: a.c.Taints, PodCIDRs: a.c.PodCIDRs, ProviderID: a.c.ProviderID,
 		Addresses: a.c.Addresses, Port: port, Capacity: a.capacity, Allocatable: a.allocatable, Info: info,
-		Pressure: pressure, Logger: a.log,
+		Pressure: pressure, Changed: a.reclaim.changed, Logger: a.log,
 	})
 	a.reporter = r
 	return err
@@ -284,6 +286,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer parts.close()
 	g.Go(func() error { return a.reporter.Run(ctx) })
+	g.Go(func() error { return a.reclaim.run(ctx) })
 	g.Go(func() error { return parts.pods.Run(ctx) })
 	for _, run := range parts.others {
 		g.Go(func() error { return run(ctx) })

@@ -132,6 +132,33 @@ func (n Namespaces) In(f func() error) error {
 	return <-done
 }
 
+// Bind makes the node see the machine's directory from at to; both are made where
+// they are missing.
+func (n Namespaces) Bind(from, to string) error {
+	for _, dir := range []string{from, to} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return n.In(func() error {
+		source, err := os.Stat(from)
+		if err != nil {
+			return err
+		}
+		target, err := os.Stat(to)
+		if err != nil {
+			return err
+		}
+		if os.SameFile(source, target) {
+			return nil // it was bound before
+		}
+		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s to %s: %w", from, to, err)
+		}
+		return nil
+	})
+}
+
 func (n Namespaces) enter() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("enter namespaces in %s: %w", n.dir, err)

@@ -28,6 +28,13 @@ func (d Dirs) Node(name string) string   { return filepath.Join(string(d), "node
 func (d Dirs) Log(process string) string { return filepath.Join(string(d), "logs", process+".log") }
 func (d Dirs) Socket() string            { return filepath.Join(d.Run(), "supervisor.sock") }
 
+// Volumes is where the volumes of a node's own storage class really are: with the
+// cluster's data, so that each node has its own, and they end with the cluster.
+func (d Dirs) Volumes(node string) string { return filepath.Join(d.Node(node), "volumes") }
+
+// volumesDir is where nodes find them: the default of package controllers/claims.
+const volumesDir = "/var/lib/skiff/volumes"
+
 // Namespaces of a node.
 func (d Dirs) Namespaces(node string) Namespaces { return namespacesOf(d.Run(), node) }
 
@@ -134,6 +141,11 @@ func (s *Supervisor) startNodeLocked(n Node) error {
 	ns := s.dirs.Namespaces(n.Name)
 	if err := ns.Create(); err != nil {
 		return err
+	}
+	if s.spec.RuntimeEndpoint == "" { // somebody else's runtime sees the machine's files
+		if err := ns.Bind(s.dirs.Volumes(n.Name), volumesDir); err != nil {
+			return fmt.Errorf("directory of volumes of node %s: %w", n.Name, err)
+		}
 	}
 	if err := s.dirs.Network(s.spec).Attach(n, ns); err != nil {
 		return err

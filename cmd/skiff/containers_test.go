@@ -32,6 +32,7 @@ const patience = 30 * time.Second
 //	                                     group becomes the variable's value
 //	ask COUNT URL                        requests from this machine; the bodies are stdout
 //	udp ADDRESS TEXT                     a packet from this machine; the answer is stdout
+//	onnodes COUNT PATH                   the path is there below COUNT nodes' directories
 //	distinct COUNT PATTERN               stdout has matches of COUNT different texts
 //	again COMMAND ARGS…                  kubectl until it succeeds
 func TestStoriesWithContainers(t *testing.T) {
@@ -116,7 +117,7 @@ func (s *story) scripts(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"kubectl": r.runKubectl, "watch": r.watch, "seen": r.seen, "ask": ask, "udp": udp, "distinct": distinct, "again": r.again,
+					"kubectl": r.runKubectl, "watch": r.watch, "seen": r.seen, "ask": ask, "udp": udp, "distinct": distinct, "again": r.again, "onnodes": r.onNodes,
 				},
 			})
 		})
@@ -176,6 +177,18 @@ func (r *script) again(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Now().After(late) {
 			ts.Fatalf("kubectl: %v", err)
 		}
+	}
+}
+
+// onNodes counts the nodes that have a file.
+func (r *script) onNodes(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: onnodes COUNT PATH")
+	}
+	found, err := filepath.Glob(filepath.Join(r.dir, "nodes", "*", args[1]))
+	ts.Check(err)
+	if want, err := strconv.Atoi(args[0]); err != nil || len(found) != want {
+		ts.Fatalf("%s is there: %q, want %s (%v)", args[1], found, args[0], err)
 	}
 }
 

@@ -2,9 +2,9 @@
 // it binds claims to volumes that fit (claims.go), says in each volume's phase
 // what became of it (volume.go), makes volumes for claims of our own storage
 // class (provision.go) and claims for pods that carry them (ephemeral.go), and
-// lets claims and volumes go when nobody uses them
-// (protect.go). It writes objects only: directories are made by the agent of the
-// node that a volume is on.
+// lets claims and volumes go when nobody uses them (protect.go) and their
+// directories are removed (reclaim.go). It writes objects only: directories are
+// made and removed by the agent of the node that a volume is on.
 package claims
 
 import (

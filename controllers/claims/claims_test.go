@@ -15,7 +15,7 @@ import (
 )
 
 func world(t *testing.T) *rehearsal.World {
-	w := rehearsal.New(t, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Binder(), ProtectClaims(), ProtectVolumes(), DefaultClass())
+	w := rehearsal.New(t, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Binder(), ProtectClaims(), ProtectVolumes(), DefaultClass(), Reclaimer())
 	w.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelHostname: "host1"}}})
 	return w
 }
@@ -110,6 +110,9 @@ func TestAClaimOfTheDefaultClassWaitsForItsConsumer(t *testing.T) {
 	w.Settle()
 	if have(w) != nil {
 		t.Error("the claim stays")
+	}
+	if removed := nodeRemoves(w, "n1"); len(removed) != 1 || removed[0] != v.Spec.HostPath.Path {
+		t.Errorf("the node was asked to remove %q, want %s", removed, v.Spec.HostPath.Path)
 	}
 	if got := phaseOf(w, v.Name); got != "gone" {
 		t.Errorf("its volume: %s", got)

@@ -56,17 +56,13 @@ func provision(v *client.View, claim *corev1.PersistentVolumeClaim, class *stora
 	case !path.IsAbs(base):
 		return fail("the parameter path must be absolute: %q", base)
 	}
-	host := node.Labels[corev1.LabelHostname]
-	if host == "" {
-		host = node.Name
-	}
 	kind := corev1.HostPathDirectoryOrCreate
 	policy := corev1.PersistentVolumeReclaimDelete
 	if class.ReclaimPolicy != nil {
 		policy = *class.ReclaimPolicy
 	}
 	w := loop.Create(&corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{provisionedBy: Provisioner}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{provisionedBy: Provisioner}, Finalizers: []string{directoryLeft}},
 		Spec: corev1.PersistentVolumeSpec{
 			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: claim.Spec.Resources.Requests[corev1.ResourceStorage]},
 			AccessModes:                   claim.Spec.AccessModes,
@@ -76,7 +72,7 @@ func provision(v *client.View, claim *corev1.PersistentVolumeClaim, class *stora
 			StorageClassName:              class.Name,
 			VolumeMode:                    claim.Spec.VolumeMode,
 			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{host}}},
+				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{hostname(node)}}},
 			}}}},
 		},
 	})

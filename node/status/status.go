@@ -51,6 +51,9 @@ type Config struct {
 	Allocatable corev1.ResourceList
 	Info        corev1.NodeSystemInfo // the runtime's version is filled in
 
+	// Changed is called with each version of the node's object, by one goroutine; it
+	// must not block. Nil: nobody wants to know.
+	Changed func(*corev1.Node)
 	// Pressure tells which resources are short; nil: none ever is.
 	Pressure func() Pressure
 	// Every is the time between looks at the node. 0 means 10 s.
@@ -275,6 +278,9 @@ func (r *Reporter) follow(ctx context.Context) {
 			r.node = n
 			overruled := r.overruledLocked(n)
 			r.mu.Unlock()
+			if r.c.Changed != nil {
+				r.c.Changed(n)
+			}
 			if overruled {
 				r.Poke()
 			}
