@@ -60,7 +60,7 @@ down: ## stop the cluster and remove all of it
 
 ## checking
 
-.PHONY: test lint load crash fire figures clean
+.PHONY: test lint load crash fire upstream bench figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@$(MAKE) --no-print-directory build
@@ -99,6 +99,15 @@ conformance: build ## upstream's conformance specs on a cluster of its own (FOCU
 
 conformance-ci: ## the selection of CI (conformance/ci.txt): fails when a spec no longer passes
 	@$(MAKE) --no-print-directory conformance ARGS='-specs conformance/ci.txt -check -limit 2m'
+
+# The first time 10 minutes; then what there is is used again.
+upstream: ## bin/upstream: upstream's programs and etcd, to compare with
+	conformance/upstream/build.sh bin/upstream
+
+# BENCHFLAGS='-only skiff': the other side's figures stay.
+bench: build upstream ## the same work on upstream's control plane and on ours (docs/benchmarks.md); needs root
+	cd conformance && $(GO) build -o ../bin/compare ./cmd/compare
+	$(ROOT) bin/compare -root . $(BENCHFLAGS)
 
 figures: build ## measure a start and an idle server (docs/benchmarks.md); needs root
 	bench/figures.sh

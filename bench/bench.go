@@ -56,6 +56,8 @@ type Progress struct {
 type Work struct {
 	Name string
 	N    int
+	// Watchers is Config.Watchers for this work alone; 0: as there.
+	Watchers int
 }
 
 // kind is a row of the table of works.
@@ -217,7 +219,7 @@ func (b *Bench) Run(ctx context.Context) (report *Report, err error) {
 		return report, err
 	}
 	for i, k := range b.kinds {
-		result, err := r.one(ctx, k, b.c.Works[i].N)
+		result, err := r.one(ctx, k, b.c.Works[i])
 		report.Results = append(report.Results, result)
 		if err != nil {
 			return report, fmt.Errorf("%s: %w", k.name, err)
@@ -231,11 +233,12 @@ func (b *Bench) Run(ctx context.Context) (report *Report, err error) {
 
 // one does one work. Only what keeps the next works from being done is an error;
 // the rest is counted.
-func (r *run) one(ctx context.Context, k kind, n int) (Result, error) {
+func (r *run) one(ctx context.Context, k kind, w Work) (Result, error) {
 	// The limit is for the work itself; what it makes beforehand has the same again.
 	limited, cancel := context.WithTimeout(ctx, 2*r.c.TimeLimit)
 	defer cancel()
-	m := newMeter(k, n, r.c)
+	m := newMeter(k, w.N, r.c)
+	m.watchers = cmpOr(w.Watchers, r.c.Watchers)
 	err := k.do(r, limited, m)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		m.failed(errTimeLimit)

@@ -13,11 +13,12 @@ import (
 
 // meter measures one work.
 type meter struct {
-	kind  kind
-	n     int
-	limit time.Duration
-	tell  func(Progress)
-	procs processes
+	kind     kind
+	n        int
+	watchers int // of works that watch
+	limit    time.Duration
+	tell     func(Progress)
+	procs    processes
 
 	done, wrong atomic.Int64
 	bytes       atomic.Int64

@@ -48,7 +48,7 @@ func TestParseWorks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(works) != 1+6+1 || works[0] != (Work{"create", 7}) || works[1] != (Work{"list-json", 2}) || works[7] != (Work{"schedule", 5000}) {
+	if len(works) != 1+6+1 || works[0] != (Work{Name: "create", N: 7}) || works[1] != (Work{Name: "list-json", N: 2}) || works[7] != (Work{Name: "schedule", N: 5000}) {
 		t.Errorf("%v", works)
 	}
 	for _, bad := range []string{"dance", "create=0", "create=x", "create=-1", "create=1000000000"} {
@@ -110,7 +110,7 @@ func TestReasons(t *testing.T) {
 	if got := reasonOf(errors.New(strings.Repeat("long", 100))); len(got) > 80 {
 		t.Error(got)
 	}
-	if _, err := New(Config{Server: &rest.Config{}, Works: []Work{{"dance", 1}}}); err == nil {
+	if _, err := New(Config{Server: &rest.Config{}, Works: []Work{{Name: "dance", N: 1}}}); err == nil {
 		t.Error("a work that is not there was taken")
 	}
 }

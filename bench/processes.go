@@ -35,6 +35,13 @@ func (p processes) usage() (sum usage) {
 	return sum
 }
 
+// Used is what processes have used since they began, and the memory that they
+// have now. What is gone counts as nothing.
+func Used(pids ...int) (cpu time.Duration, resident int64) {
+	u := processes(pids).usage()
+	return u.cpu, u.resident
+}
+
 // CheckProcess tells whether a process is there to be measured.
 func CheckProcess(pid int) error {
 	_, err := usageOf(pid)

@@ -36,7 +36,7 @@ func (r *run) watch(ctx context.Context, m *meter) error {
 	if err != nil {
 		return err
 	}
-	f := &fanOut{began: time.Now(), sent: make([]atomic.Int64, m.n), all: int64(m.n) * int64(r.c.Watchers), done: make(chan struct{})}
+	f := &fanOut{began: time.Now(), sent: make([]atomic.Int64, m.n), all: int64(m.n) * int64(m.watchers), done: make(chan struct{})}
 	reading, stop := context.WithCancel(ctx)
 	watchers, reading := errgroup.WithContext(reading)
 	defer func() {
@@ -63,9 +63,9 @@ func (r *run) watch(ctx context.Context, m *meter) error {
 		return f.wait(ctx)
 	})
 	m.mu.Lock()
-	m.out.Watchers = r.c.Watchers
+	m.out.Watchers = m.watchers
 	m.out.Deliveries, m.out.EndedWatches = f.delivered.Load(), f.ended.Load()
-	m.out.Lost = int64(r.c.Watchers)*m.done.Load() - m.out.Deliveries
+	m.out.Lost = int64(m.watchers)*m.done.Load() - m.out.Deliveries
 	m.mu.Unlock()
 	return err
 }
@@ -91,7 +91,7 @@ func (r *run) revision(ctx context.Context, collection string) (string, error) {
 
 // open begins all watches; each reads on in the group.
 func (f *fanOut) open(ctx context.Context, r *run, m *meter, watchers *errgroup.Group, collection, revision string) error {
-	return together(ctx, 8, r.c.Watchers, func(_ context.Context, _ int) error {
+	return together(ctx, 8, m.watchers, func(_ context.Context, _ int) error {
 		connection, err := r.target.connection()
 		if err != nil {
 			return err
