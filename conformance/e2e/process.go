@@ -1,11 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,11 +25,6 @@ func (r *runner) process(ctx context.Context, specs []string) ([]Outcome, error)
 	if err != nil {
 		return nil, err
 	}
-	beat, err := listen()
-	if err != nil {
-		return nil, err
-	}
-	defer beat.close()
 	report := filepath.Join(dir, "report.json")
 	output, err := os.Create(filepath.Join(dir, "output"))
 	if err != nil {
@@ -38,14 +32,16 @@ func (r *runner) process(ctx context.Context, specs []string) ([]Outcome, error)
 	}
 	defer output.Close()
 
-	cmd := exec.Command(r.program, r.arguments(specs, report, beat.url, dir)...)
+	cmd := exec.Command(r.program, r.arguments(specs, report, dir)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+r.cluster.kubeconfig, "TMPDIR="+dir)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+	said := spoken{file: output, heard: make(chan struct{}, 1)}
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, said, output
+	cmd.WaitDelay = 5 * time.Second                                                   // a kubectl that outlives the program may hold its output open
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL} // a Ctrl-C is for us to pass on
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the e2e program: %w", err)
 	}
-	late := r.watch(ctx, cmd, beat.heard)
+	late := r.watch(ctx, cmd, said.heard)
 	found, err := readReportFile(report)
 	if len(found) == 0 {
 		err = errors.Join(err, r.noReport(late, output.Name()))
@@ -103,13 +99,12 @@ func (r *runner) watch(ctx context.Context, cmd *exec.Cmd, heard <-chan struct{}
 }
 
 // arguments of the e2e program for these specs.
-func (r *runner) arguments(specs []string, report, progress, dir string) []string {
+func (r *runner) arguments(specs []string, report, dir string) []string {
 	args := []string{
 		"--provider=skeleton",
 		"--kubeconfig=" + r.cluster.kubeconfig,
 		"--kubectl-path=" + filepath.Join(r.Root, "bin/kubectl"),
 		"--e2e-output-dir=" + dir,
-		"--progress-report-url=" + progress,
 		"--ginkgo.json-report=" + report,
 		"--ginkgo.no-color",
 		"--ginkgo.timeout=24h", // the limit is per spec, and ours
@@ -121,27 +116,18 @@ func (r *runner) arguments(specs []string, report, progress, dir string) []strin
 	return args
 }
 
-// heartbeat is an address on this machine to which the e2e program posts whenever a spec has ended.
-type heartbeat struct {
-	url    string
-	heard  chan struct{}
-	server *http.Server
+// spoken is the e2e program's output on its way to a file. Ginkgo prints a bullet whenever a spec has ended, and nowhere else.
+type spoken struct {
+	file  *os.File
+	heard chan struct{} // one that was not looked at yet is enough
 }
 
-func listen() (*heartbeat, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("listen for the e2e program's progress: %w", err)
-	}
-	h := &heartbeat{url: "http://" + l.Addr().String(), heard: make(chan struct{}, 1)}
-	h.server = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+func (s spoken) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("•")) {
 		select {
-		case h.heard <- struct{}{}:
-		default: // one that was not looked at yet is enough
+		case s.heard <- struct{}{}:
+		default:
 		}
-	})}
-	go func() { _ = h.server.Serve(l) }() // ends with close
-	return h, nil
+	}
+	return s.file.Write(p)
 }
-
-func (h *heartbeat) close() { _ = h.server.Close() }
