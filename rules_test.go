@@ -34,6 +34,7 @@ var arrows = map[string][]string{
 	"apiserver/authn":     {},
 	"apiserver/authz":     {"api"},
 	"apiserver/bootstrap": {"api"},
+	"apiserver/crd":       {"api"},
 	"apiserver/openapi":   {},
 
 	"client":    {"api"},

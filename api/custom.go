@@ -11,8 +11,12 @@ import (
 type Custom struct {
 	// ListKind is the kind of lists: "CronTabList".
 	ListKind string
+	// StoredVersion is the version in which objects are stored.
+	StoredVersion string
 	// Terminating: the definition is being deleted, and nothing is created any more.
 	Terminating bool
+	// ShownVerbs are what discovery shows in place of the row's verbs; nil: these.
+	ShownVerbs []string
 	// Deprecation is a warning that every answer carries; "": none.
 	Deprecation string
 	// Replaced is closed when the row is no longer served as it is.

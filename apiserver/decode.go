@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
@@ -27,6 +28,13 @@ const foreignScheme = "pkg/api/legacyscheme/scheme.go:30"
 // decodeObject returns what the client sent for the request's own resource,
 // with its defaults.
 func (r *Request) decodeObject() (api.Object, error) {
+	if obj, ok := r.Body.Object.(*unstructured.Unstructured); ok && obj.GroupVersionKind() == r.Resource.GVK() {
+		if _, err := coerce(r.Resource, obj, false); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		r.Resource.Kind.Default(obj)
+		return obj, nil
+	}
 	if obj, ok := r.Body.Object.(api.Object); ok {
 		if api.Of(obj) != r.Resource {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("the object sent is a %T, not a %s", obj, r.Resource.KindName))
@@ -59,6 +67,11 @@ func (r *Request) decodeInto(kind schema.GroupVersionKind, into runtime.Object) 
 		found, dubious, err = unmarshalYAML(r.Body.Bytes, kind, into, strict)
 	default:
 		found, dubious, err = unmarshalJSON(r.Body.Bytes, kind, into, strict)
+	}
+	if err == nil {
+		var unknown []error
+		unknown, err = coerce(r.Resource, into, strict)
+		dubious = append(dubious, unknown...)
 	}
 	if err == nil && len(dubious) > 0 {
 		err = r.dubious(dubious)
@@ -101,6 +114,9 @@ func yamlWarnings(text string) []string {
 // unmarshalJSON reads the body into the Go type first and looks at kind and
 // apiVersion afterwards, so that the usual body is parsed once.
 func unmarshalJSON(data []byte, kind schema.GroupVersionKind, into runtime.Object, strict bool) (found schema.GroupVersionKind, dubious []error, err error) {
+	if u, ok := into.(*unstructured.Unstructured); ok {
+		return unmarshalCustom(data, kind, u, strict)
+	}
 	if strict {
 		dubious, err = kjson.UnmarshalStrict(data, into)
 	} else {
@@ -237,7 +253,10 @@ func summary(data []byte) string {
 }
 
 // clearKind empties TypeMeta: stored and cached objects have none, since their
-// row says what they are.
+// row says what they are. Custom ones keep it.
 func clearKind(obj runtime.Object) {
+	if _, custom := obj.(*unstructured.Unstructured); custom {
+		return
+	}
 	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 }

@@ -8,12 +8,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/api"
+	"skiff/apiserver/crd"
 	"skiff/cache"
 )
 
@@ -91,6 +93,10 @@ func farewell(row *api.Resource, obj api.Object, o metav1.DeleteOptions, now met
 		if len(ns.Spec.Finalizers) > 0 {
 			return waiting
 		}
+	}
+	if d, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok && d.DeletionTimestamp == nil {
+		crd.Farewell(d, now)
+		return marked
 	}
 	grace, wait := int64(0), false
 	if pod, ok := obj.(*corev1.Pod); ok {

@@ -57,7 +57,8 @@ func (s *Server) selected(ctx context.Context, r *Request) ([]*cache.Entry, erro
 		return nil, err
 	}
 	var selected []*cache.Entry
-	for entry := range s.table(r.Resource).Snapshot().All(r.Namespace) {
+	all := selection{row: r.Resource}
+	for entry := range all.showing(s.table(r.Resource).Snapshot().All(r.Namespace), showBatch, func() bool { return false }) {
 		shown := entry.As(r.Resource)
 		if labelSelector.Matches(shown.Labels()) && fieldSelector.Matches(shown.Fields()) {
 			selected = append(selected, entry)
@@ -79,7 +80,7 @@ func (s *Server) deletedList(r *Request, selected []*cache.Entry) (*Result, erro
 		return nil, err
 	}
 	kind := r.Resource.GVK()
-	kind.Kind += "List"
+	kind.Kind = r.Resource.List()
 	list.GetObjectKind().SetGroupVersionKind(kind)
 	return &Result{Object: list}, nil
 }

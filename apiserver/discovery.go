@@ -145,6 +145,9 @@ func resourceList(name string, gv groupVersion) *metav1.APIResourceList {
 var everyVerb = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 
 func verbsOf(r *api.Resource) []string {
+	if r.Custom != nil && r.Custom.ShownVerbs != nil {
+		return r.Custom.ShownVerbs
+	}
 	if r.Verbs != nil {
 		return r.Verbs
 	}
@@ -158,6 +161,8 @@ func storageHash(r *api.Resource) string {
 		gvr = r.View.Of
 	} else if r.Prefix == "" {
 		return ""
+	} else if r.Custom != nil {
+		gvr.Version = r.Custom.StoredVersion
 	}
 	sum := sha256.Sum256([]byte(gvr.Group + "/" + gvr.Version + "/" + r.KindName))
 	return base64.StdEncoding.EncodeToString(sum[:8])

@@ -109,7 +109,7 @@ func (l *List) encodeJSON(w io.Writer) error {
 		size += len(body) + 1
 	}
 	b := newChunks(w, size)
-	head := appendKind(b.buf, l.Resource.KindName+"List", l.Resource)
+	head := appendKind(b.buf, l.Resource.List(), l.Resource)
 	head = append(head, `"metadata":`...)
 	head = append(head, meta...)
 	b.buf = append(head, `,"items":[`...)
@@ -148,7 +148,7 @@ func (l *List) encodeProtobuf(w io.Writer) error {
 		size += fieldSize(len(e.Protobuf()))
 	}
 	b := newChunks(w, size+128)
-	b.buf = appendEnvelope(b.buf, apiVersionOf(l.Resource), l.Resource.KindName+"List", size)
+	b.buf = appendEnvelope(b.buf, apiVersionOf(l.Resource), l.Resource.List(), size)
 	b.buf = appendField(b.buf, 1, meta)
 	for _, e := range l.Entries {
 		raw := e.Protobuf()

@@ -63,7 +63,6 @@ type front struct {
 	limits      *limiter
 	audit       *auditor
 	metrics     *metrics
-	documents   *documents
 	nodes       *nodes
 	stopping    context.Context // ends when shutdown begins, and watches with it
 	stop        context.CancelFunc
@@ -79,7 +78,7 @@ func newFront(s *Server, c FrontConfig) (front, error) {
 	if c.Grace == 0 {
 		c.Grace = 10 * time.Second
 	}
-	f := front{frontConfig: c, limits: newLimiter(c), documents: newDocuments(s.config.Resources),
+	f := front{frontConfig: c, limits: newLimiter(c),
 		nodes: newNodes(c, s.findNode)}
 	f.stopping, f.stop = context.WithCancel(context.Background())
 	f.metrics = newMetrics(f.limits)

@@ -92,7 +92,7 @@ func (s *Server) part(ctx context.Context, selected *selection, o metav1.ListOpt
 
 // resume goes on where a continue token says.
 func (s *Server) resume(ctx context.Context, p *part, o metav1.ListOptions) error {
-	from, revision, err := decodeContinue(o.Continue, p.table.Resource(), p.namespace)
+	from, revision, err := decodeContinue(o.Continue, p.row, p.namespace)
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: %v", err))
 	}
@@ -163,12 +163,19 @@ func (p *part) take(snapshot cache.Snapshot) {
 	}
 }
 
+// showBatch is how many custom objects are converted at a time.
+const showBatch = 500
+
 // collect makes the list.
 func (p *part) collect() (*List, error) {
 	list := &List{Resource: p.row, Revision: p.revision}
 	var last *cache.Entry
 	var remaining int64
-	for e := range p.entries {
+	batch, enough := showBatch, func() bool { return p.limit > 0 && int64(len(list.Entries)) >= p.limit }
+	if p.limit > 0 {
+		batch = int(min(showBatch, p.limit))
+	}
+	for e := range p.showing(p.entries, batch, enough) {
 		if p.limit > 0 && int64(len(list.Entries)) >= p.limit {
 			remaining++
 			if !p.all() {
@@ -198,7 +205,7 @@ func (p *part) collect() (*List, error) {
 // relative returns a place as continue tokens name it: without the namespace, if
 // the list is of one.
 func (p *part) relative(at place) string {
-	if p.table.Resource().Namespaced && p.namespace == "" {
+	if p.row.Namespaced && p.namespace == "" {
 		return at.namespace + "/" + at.name
 	}
 	return at.name

@@ -132,6 +132,9 @@ func (t groupTypes) table(kind schema.GroupVersionKind) managedfields.TypeConver
 // update notes in obj's managedFields what manager changed since old (on create:
 // an empty object). It never fails: what cannot be tracked keeps old's entries.
 func (o *owners) update(r *Request, old, obj api.Object) error {
+	if _, custom := obj.(*unstructured.Unstructured); custom && r.Resource.Custom == nil {
+		return nil // the object as it is stored, of which only metadata is written
+	}
 	m, err := o.manager(ownersKey{r.Resource, r.Subresource})
 	if err != nil {
 		return err
@@ -140,6 +143,10 @@ func (o *owners) update(r *Request, old, obj api.Object) error {
 	if err != nil {
 		o.log.Error("managed fields not updated", "resource", r.Resource.String(), "namespace", r.Namespace, "name", r.Name, "err", err)
 		obj.SetManagedFields(old.GetManagedFields())
+		return nil
+	}
+	if u, ok := tracked.(*unstructured.Unstructured); ok && r.Resource.Custom != nil {
+		obj.(*unstructured.Unstructured).Object = u.Object
 		return nil
 	}
 	if tracked != runtime.Object(obj) {
@@ -195,6 +202,9 @@ func (o *owners) applyScale(r *Request, old *autoscalingv1.Scale, applied *unstr
 }
 
 func (o *owners) manager(key ownersKey) (*managedfields.FieldManager, error) {
+	if key.row != nil && key.row.Custom != nil {
+		return key.row.Custom.Owners(key.subresource) // they go when the row goes
+	}
 	o.mu.RLock()
 	m := o.managers[key]
 	o.mu.RUnlock()

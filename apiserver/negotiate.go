@@ -24,7 +24,8 @@ var (
 // negotiate decides in which form the client gets its answer.
 func (r *Request) negotiate(req *http.Request) (err error) {
 	accept := req.Header.Get("Accept")
-	r.Out, err = acceptable(accept, r.Verb == "watch", r.Resource != nil && !r.streams())
+	custom := r.Resource != nil && r.Resource.Custom != nil && r.Subresource != "scale"
+	r.Out, err = negotiated(accept, r.Verb == "watch", r.Resource != nil && !r.streams(), custom)
 	if err != nil {
 		return err
 	}
@@ -38,23 +39,37 @@ func (r *Request) negotiate(req *http.Request) (err error) {
 // acceptable picks the first clause of an Accept header (in order of quality)
 // that can be served. convertible: the answer may be a Table or metadata only.
 func acceptable(header string, watch, convertible bool) (Output, error) {
+	return negotiated(header, watch, convertible, false)
+}
+
+// negotiated is acceptable; custom: the object itself has no protobuf form, only its
+// Table and its metadata have.
+func negotiated(header string, watch, convertible, custom bool) (Output, error) {
 	switch header { // what nearly all clients send
 	case "", "*/*", runtime.ContentTypeJSON, "application/json, */*":
 		return Output{MediaType: runtime.ContentTypeJSON}, nil
 	case runtime.ContentTypeProtobuf, "application/vnd.kubernetes.protobuf,application/json", "application/vnd.kubernetes.protobuf, application/json":
-		return Output{MediaType: runtime.ContentTypeProtobuf}, nil
+		if !custom {
+			return Output{MediaType: runtime.ContentTypeProtobuf}, nil
+		}
 	}
 	for _, clause := range goautoneg.ParseAccept(header) {
 		for _, media := range objectTypes {
 			if !matches(&clause, media) || (watch && media == runtime.ContentTypeYAML) {
 				continue
 			}
-			if out, ok := withParams(media, clause.Params, convertible); ok {
+			out, ok := withParams(media, clause.Params, convertible)
+			if ok && (!custom || media != runtime.ContentTypeProtobuf || out.As != "") {
 				return out, nil
 			}
 		}
 	}
-	if watch {
+	switch {
+	case custom && watch:
+		return Output{}, notAcceptable(streamTypes[:1])
+	case custom:
+		return Output{}, notAcceptable(objectTypes[:2])
+	case watch:
 		return Output{}, notAcceptable(streamTypes)
 	}
 	return Output{}, notAcceptable(objectTypes)

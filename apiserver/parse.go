@@ -294,10 +294,18 @@ var patchTypes = []string{
 	string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType),
 }
 
+// patchTypesOf leaves out what needs a Go type.
+func patchTypesOf(r *Request) []string {
+	if r.Resource.Custom == nil || r.Subresource == "scale" {
+		return patchTypes
+	}
+	return []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
+}
+
 func (r *Request) readPatch(req *http.Request) (err error) {
 	media, _, _ := strings.Cut(req.Header.Get("Content-Type"), ";")
-	if !slices.Contains(patchTypes, media) {
-		return unsupportedMediaType(patchTypes)
+	if known := patchTypesOf(r); !slices.Contains(known, media) {
+		return unsupportedMediaType(known)
 	}
 	r.PatchType = types.PatchType(media)
 	if r.Body.Bytes, err = readAll(req); err != nil {

@@ -13,6 +13,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -87,9 +88,11 @@ func newPatch(r *Request, kind schema.GroupVersionKind, empty func() api.Object)
 	case types.MergePatchType:
 		return p, p.parseMergePatch()
 	case types.StrategicMergePatchType:
-		return p, p.parseStrategic()
+		if _, custom := empty().(*unstructured.Unstructured); !custom {
+			return p, p.parseStrategic()
+		}
 	}
-	return nil, unsupportedMediaType(patchTypes)
+	return nil, unsupportedMediaType(patchTypesOf(r))
 }
 
 // strict tells whether unknown and duplicate fields matter.
@@ -197,7 +200,7 @@ func (p *patch) to(old api.Object) (api.Object, error) {
 	if p.merge != nil {
 		return p.mergeInto(old)
 	}
-	if p.touches != nil {
+	if p.touches != nil && p.r.Resource.Custom == nil {
 		part, err := p.applied(only(old, p.touches))
 		if err == nil {
 			return with(old, part, p.touches), nil
@@ -222,7 +225,11 @@ func (p *patch) applied(old api.Object) (api.Object, error) {
 	if err != nil {
 		return nil, badPatch(string(patched), err)
 	}
-	if err := p.report(dubious, string(patched)); err != nil {
+	unknown, err := coerce(p.r.Resource, obj, p.strict())
+	if err != nil {
+		return nil, badPatch(string(patched), err)
+	}
+	if err := p.report(append(dubious, unknown...), string(patched)); err != nil {
 		return nil, err
 	}
 	clearKind(obj)

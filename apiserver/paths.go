@@ -32,12 +32,12 @@ func (s *Server) servePath(ctx context.Context, r *Request) (*Result, error) {
 		return result, err
 	}
 	if r.Verb != "get" && r.Verb != "head" {
-		if s.documents.get().object(r) != nil {
+		if s.customs.served().documents.get().object(r) != nil {
 			return nil, methodNotAllowed()
 		}
 		return nil, notFoundHere()
 	}
-	docs := s.documents.get()
+	docs := s.customs.served().documents.get()
 	path := strings.TrimSuffix(r.Path, "/")
 	if path == "/api" || path == "/apis" {
 		if result := docs.aggregate(r, path); result != nil {
@@ -137,7 +137,7 @@ func (s *Server) rootPaths() []string {
 			paths = append(paths, "/readyz/"+c.Name)
 		}
 	}
-	for path := range s.documents.get().plain {
+	for path := range s.customs.served().documents.get().plain {
 		paths = append(paths, path)
 	}
 	slices.Sort(paths)

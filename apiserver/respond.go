@@ -53,7 +53,7 @@ func (s *Server) respondError(w http.ResponseWriter, r *Request, err error) {
 
 // respondBody writes one document: an object, a list, a table.
 func (s *Server) respondBody(w http.ResponseWriter, r *Request, result *Result) {
-	result, err := converted(result, r.Out)
+	result, err := converted(result, r.Resource, r.Out)
 	if err != nil {
 		s.respondError(w, &Request{HTTP: r.HTTP, Out: Output{MediaType: r.Out.MediaType}}, err)
 		return

@@ -97,6 +97,14 @@ func (s *Server) rescale(r *Request, old api.Object, next func(*autoscalingv1.Sc
 	gv := r.Resource.GVK().GroupVersion()
 	owners := managedfields.NewScaleHandler(old.GetManagedFields(), gv, managedfields.ResourcePathMappings{
 		gv.String(): fieldpath.MakePathOrDie("spec", "replicas")})
+	if custom := r.Resource.Custom; custom != nil {
+		owners = managedfields.NewScaleHandler(old.GetManagedFields(), gv, custom.Replicas)
+	}
+	if check := r.Resource.Kind.Scale.Check; check != nil {
+		if err := check(old, true); err != nil {
+			return nil, err
+		}
+	}
 	current := scaleOf(r.Resource, old)
 	var err error
 	if current.ManagedFields, err = owners.ToSubresource(); err != nil {
@@ -147,6 +155,11 @@ func scaleResult(r *Request, of *Result, err error) (*Result, error) {
 	}
 	if !ok {
 		return nil, fmt.Errorf("scale of %s %s: the object cannot be read", r.Resource, r.Name)
+	}
+	if check := r.Resource.Kind.Scale.Check; check != nil {
+		if err := check(obj, r.Verb != "get"); err != nil {
+			return nil, err
+		}
 	}
 	scale := scaleOf(r.Resource, obj)
 	scale.SetGroupVersionKind(scaleKind)

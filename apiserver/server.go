@@ -32,6 +32,9 @@ func (s *Server) serve(ctx context.Context, r *Request) (result *Result, err err
 	if err := served(r); err != nil {
 		return nil, err
 	}
+	if r.Resource.Custom != nil && r.Resource.Custom.Deprecation != "" {
+		r.Warn(r.Resource.Custom.Deprecation)
+	}
 	if !r.Resource.Namespaced {
 		// The path of a namespace names it twice: authorize has asked for rights
 		// in it, the object is in none.

@@ -37,8 +37,10 @@ type Server struct {
 	log    *slog.Logger
 	store  store.Store
 	cache  *cache.Cache
-	rows   map[schema.GroupVersionResource]*api.Resource
-	ready  chan struct{} // closed when requests may come
+	rows   map[schema.GroupVersionResource]*api.Resource // built-in ones
+	ready  chan struct{}                                 // closed when requests may come
+
+	customs *customs
 
 	front // http.go: limits, audit, discovery, metrics
 	auth  // authorize.go: authn, authz, bootstrap
@@ -65,6 +67,7 @@ func New(c Config) (*Server, error) {
 	if s.cache, err = cache.New(cache.Config{Store: c.Store, Resources: c.Resources, History: c.History, Logger: c.Logger}); err != nil {
 		return nil, err
 	}
+	s.customs = newCustoms(s, c.Resources)
 	if s.front, err = newFront(s, c.Front); err != nil {
 		return nil, err
 	}
@@ -95,6 +98,7 @@ func (s *Server) Run(ctx context.Context) error {
 		close(s.ready)
 		return nil
 	})
+	group.Go(func() error { return s.keepDefinitions(ctx) })
 	group.Go(func() error { return s.auth.run(ctx, s) })  // what authentication and authorization keep up to date
 	group.Go(func() error { return s.write.run(ctx, s) }) // what belongs to writing but to no request
 	group.Go(func() error { return s.runPresence(ctx) })  // endpoints of the servers that are there
@@ -106,8 +110,14 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // rowFor returns the row that is served under a group, version and resource, or nil.
-func (s *Server) rowFor(gvr schema.GroupVersionResource) *api.Resource { return s.rows[gvr] }
+func (s *Server) rowFor(gvr schema.GroupVersionResource) *api.Resource {
+	if r := s.rows[gvr]; r != nil {
+		return r
+	}
+	return s.customs.row(gvr)
+}
 
 // table returns where the objects of a row are; nil: the row stores nothing. A
-// view's table is that of the row that stores its objects.
+// view's table is that of the row that stores its objects; all versions of a custom
+// resource share one.
 func (s *Server) table(r *api.Resource) *cache.Table { return s.cache.Table(r) }

@@ -29,8 +29,11 @@ func (s *Server) put(ctx context.Context, r *api.Resource, obj api.Object, cond 
 		return nil, apierrors.NewMethodNotSupported(r.GroupResource(), "create")
 	}
 	name := obj.GetName()
-	d, err := t.Deposit(obj)
+	d, err := t.DepositAs(r, obj)
 	if err != nil {
+		if r.Custom != nil {
+			return nil, err // the conversion's own
+		}
 		return nil, apierrors.NewInternalError(err)
 	}
 	if same, err := s.unchanged(ctx, t, d, cond); same != nil || err != nil {
@@ -93,7 +96,7 @@ func (s *Server) remove(ctx context.Context, r *api.Resource, entry *cache.Entry
 func (s *Server) current(ctx context.Context, r *api.Resource, namespace, name string) (*cache.Entry, error) {
 	if t := s.table(r); t != nil {
 		if entry, ok := t.Newest(namespace, name); ok {
-			return sound(entry)
+			return sound(entry.As(r))
 		}
 	}
 	return s.currentStored(ctx, r, namespace, name)
@@ -112,15 +115,19 @@ func (s *Server) currentStored(ctx context.Context, r *api.Resource, namespace, 
 	if err != nil {
 		return nil, readError(r, "get", err)
 	}
-	if entry, ok := t.Get(namespace, name); ok && entry.Revision() == stored.Revision {
-		return sound(entry)
+	entry, ok := t.Get(namespace, name)
+	if !ok || entry.Revision() != stored.Revision {
+		entry = t.Read(stored)
 	}
-	return sound(t.Read(stored))
+	return sound(entry.As(r))
 }
 
 // sound returns the entry, or why it cannot be read.
 func sound(e *cache.Entry) (*cache.Entry, error) {
 	if err := e.Err(); err != nil {
+		if e.Resource().Custom != nil {
+			return nil, err // the conversion's own
+		}
 		return nil, apierrors.NewInternalError(fmt.Errorf("unable to decode the stored object %s: %w", e.Key(), err))
 	}
 	return e, nil

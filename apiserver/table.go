@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -16,18 +17,18 @@ import (
 
 // converted is the answer in the form that out.As names: the object itself, a
 // Table, or metadata only.
-func converted(result *Result, out Output) (*Result, error) {
+func converted(result *Result, row *api.Resource, out Output) (*Result, error) {
 	if out.As == "" || result.Code >= http.StatusBadRequest {
 		return result, nil
 	}
-	obj, err := asTableOrMeta(result, out)
+	obj, err := asTableOrMeta(result, row, out)
 	if err != nil {
 		return nil, err
 	}
 	return &Result{Code: result.Code, Object: obj}, nil
 }
 
-func asTableOrMeta(result *Result, out Output) (runtime.Object, error) {
+func asTableOrMeta(result *Result, row *api.Resource, out Output) (runtime.Object, error) {
 	list := result.List
 	switch {
 	case out.As == "Table" && list != nil:
@@ -35,7 +36,7 @@ func asTableOrMeta(result *Result, out Output) (runtime.Object, error) {
 	case out.As == "Table" && result.Entry != nil:
 		return newTableWriter(result.Entry.Resource(), out).event(result.Entry)
 	case out.As == "Table":
-		return tableOfOther(result.Object, out)
+		return tableOfOther(result.Object, row, out)
 	case out.As == "PartialObjectMetadataList" && list != nil:
 		return partialList(list, out.AsVersion)
 	case out.As == "PartialObjectMetadataList":
@@ -204,6 +205,10 @@ func (t *tableWriter) rowOf(obj api.Object) (metav1.TableRow, error) {
 	}
 	switch t.include {
 	case metav1.IncludeObject:
+		if t.row.Custom != nil {
+			row.Object.Object = obj // it says what it is
+			break
+		}
 		whole := reflect.New(reflect.TypeOf(obj).Elem())
 		whole.Elem().Set(reflect.ValueOf(obj).Elem())
 		row.Object.Object = whole.Interface().(runtime.Object)
@@ -216,18 +221,21 @@ func (t *tableWriter) rowOf(obj api.Object) (metav1.TableRow, error) {
 
 // tableOfOther makes a Table of what stands in no cache: the result of a dry
 // run, a component's status, a Status.
-func tableOfOther(obj runtime.Object, out Output) (runtime.Object, error) {
+func tableOfOther(obj runtime.Object, asked *api.Resource, out Output) (runtime.Object, error) {
 	if status, ok := obj.(*metav1.Status); ok {
 		return statusTable(status, out), nil
 	}
 	if items, ok := itemsOf(obj); ok {
-		return tableOfItems(items, out)
+		return tableOfItems(items, asked, out)
 	}
 	whole, ok := obj.(api.Object)
 	if !ok {
 		return nil, unacceptable("the requested object cannot be shown as a Table")
 	}
 	row := api.FindKind(obj.GetObjectKind().GroupVersionKind())
+	if _, custom := obj.(*unstructured.Unstructured); custom && asked != nil {
+		row = asked
+	}
 	if row == nil {
 		row = &api.Resource{}
 	}
@@ -255,9 +263,12 @@ func itemsOf(obj runtime.Object) ([]api.Object, bool) {
 	return items, true
 }
 
-func tableOfItems(items []api.Object, out Output) (runtime.Object, error) {
+func tableOfItems(items []api.Object, asked *api.Resource, out Output) (runtime.Object, error) {
 	row := &api.Resource{}
-	if len(items) > 0 {
+	switch {
+	case asked != nil && asked.Custom != nil:
+		row = asked
+	case len(items) > 0:
 		row = api.Of(items[0])
 	}
 	t := newTableWriter(row, out)

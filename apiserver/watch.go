@@ -24,7 +24,8 @@ type Watch struct {
 	selection selection
 	watcher   *cache.Watcher
 	bookmarks bool
-	end       *time.Timer // when the watch's time is up
+	replaced  <-chan struct{} // closed when Resource is no longer served as it is; nil: it always is
+	end       *time.Timer     // when the watch's time is up
 	mark      *time.Ticker
 
 	// initial are the objects that were there at the beginning, told as ADDED; nil
@@ -70,6 +71,9 @@ func (s *Server) watch(ctx context.Context, r *Request) (*Result, error) {
 		return nil, err
 	}
 	w := &Watch{Resource: r.Resource, selection: selected, bookmarks: r.ListOptions.AllowWatchBookmarks, forget: func() {}}
+	if r.Resource.Custom != nil {
+		w.replaced = r.Resource.Custom.Replaced
+	}
 	if err := s.startWatch(ctx, w, r.ListOptions); err != nil {
 		return nil, err
 	}
@@ -109,7 +113,7 @@ func (s *Server) startWatch(ctx context.Context, w *Watch, o metav1.ListOptions)
 	if o.SendInitialEvents == nil || *o.SendInitialEvents {
 		p := part{selection: &w.selection}
 		p.take(states[0])
-		w.initial, w.forget = iter.Pull(p.entries)
+		w.initial, w.forget = iter.Pull(p.showing(p.entries, initialBatch, func() bool { return false }))
 		w.upTo = states[0].Revision
 	}
 	return nil
@@ -151,6 +155,8 @@ func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 			if len(events) > 0 {
 				return events, nil
 			}
+		case <-w.replaced:
+			w.over = true // a custom resource that is defined otherwise now: its clients come back
 		case <-ctx.Done():
 			w.over = true
 		}

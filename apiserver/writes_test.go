@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -79,6 +80,11 @@ func (w *writing) row(path string) *api.Resource {
 	w.t.Helper()
 	for _, r := range api.Catalogue {
 		if strings.TrimPrefix(r.Group+"/"+r.Version+"/"+r.Name, "/") == path {
+			return r
+		}
+	}
+	if parts := strings.Split(path, "/"); len(parts) == 3 {
+		if r := w.rowFor(schema.GroupVersionResource{Group: parts[0], Version: parts[1], Resource: parts[2]}); r != nil {
 			return r
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/munnerz/goautoneg"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 //go:generate go -C ../../tools/openapi generate .
@@ -179,4 +180,52 @@ func send(w http.ResponseWriter, req *http.Request, name string) error {
 	}
 	io.Copy(w, unpacked)
 	return nil
+}
+
+// metaDocument has all that documents of custom resources refer to.
+const metaDocument = "apis/apps/v1"
+
+// MetaSchemas are the schemas of the types that custom resources share with all
+// others: metadata, options, Status, Scale. They are read when first asked for.
+var MetaSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
+	index, err := load()
+	if err != nil {
+		return nil, err
+	}
+	body, err := unpack(index.V3[metaDocument].JSON)
+	if err != nil {
+		return nil, err
+	}
+	var doc struct {
+		Components struct {
+			Schemas map[string]json.RawMessage `json:"schemas"`
+		} `json:"components"`
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return nil, fmt.Errorf("read the schemas of %s: %w", metaDocument, err)
+	}
+	out := map[string]*spec.Schema{}
+	for name, raw := range doc.Components.Schemas {
+		if !strings.HasPrefix(name, "io.k8s.apimachinery.") && !strings.HasPrefix(name, "io.k8s.api.autoscaling.v1.Scale") {
+			continue
+		}
+		out[name] = &spec.Schema{}
+		if err := json.Unmarshal(raw, out[name]); err != nil {
+			return nil, fmt.Errorf("read the schema of %s: %w", name, err)
+		}
+	}
+	return out, nil
+})
+
+// unpack reads a file of documents.
+func unpack(name string) ([]byte, error) {
+	packed, err := fs.ReadFile(documents, "documents/"+name)
+	if err != nil {
+		return nil, fmt.Errorf("read an OpenAPI document: %w", err)
+	}
+	unpacked, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, fmt.Errorf("read an OpenAPI document: %w", err)
+	}
+	return io.ReadAll(unpacked)
 }

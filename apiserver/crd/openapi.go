@@ -1,0 +1,162 @@
+package crd
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	openapiv2 "k8s.io/apiextensions-apiserver/pkg/controller/openapi/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+)
+
+// documents is what is made of a definition's schemas beyond judging by them.
+type documents struct {
+	once  sync.Once
+	made  managedfields.TypeConverter
+	error error
+}
+
+func (x *documents) types(def *Definition) (managedfields.TypeConverter, error) {
+	x.once.Do(func() { x.made, x.error = def.typeConverter() })
+	return x.made, x.error
+}
+
+// form is a form of schemas.
+type form struct{ v2 bool }
+
+func (f form) ref(name string) string {
+	if f.v2 {
+		return "#/definitions/" + name
+	}
+	return "#/components/schemas/" + name
+}
+
+// The types that documents of custom resources refer to.
+const (
+	metaTypes      = "io.k8s.apimachinery.pkg.apis.meta.v1."
+	objectMetaType = metaTypes + "ObjectMeta"
+	listMetaType   = metaTypes + "ListMeta"
+)
+
+// modelName is the name of a kind's schema: com.example.stable.v1.CronTab.
+func modelName(group, version, kind string) string {
+	parts := strings.Split(group, ".")
+	slices.Reverse(parts)
+	return strings.Join(parts, ".") + "." + version + "." + kind
+}
+
+// schema returns the name and the schema of a version's objects as clients see
+// them: with apiVersion, kind and metadata.
+func (def *Definition) schema(d *apiextensionsv1.CustomResourceDefinition, version string, f form) (string, *spec.Schema, error) {
+	props, err := internalSchema(d, version)
+	if err != nil {
+		return "", nil, err
+	}
+	var s *structural.Structural
+	if props != nil && !validation.SchemaHasInvalidTypes(props) {
+		if made, err := structural.NewStructural(props); err == nil && len(structural.ValidateStructural(nil, made)) == 0 {
+			s = made.Unfold()
+		}
+	}
+	var out *spec.Schema
+	switch {
+	case s == nil, f.v2 && (s.XPreserveUnknownFields || d.Spec.PreserveUnknownFields):
+		// Old clients take properties for all that there are.
+		out = &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
+	default:
+		if f.v2 {
+			s = openapiv2.ToStructuralOpenAPIV2(s)
+		}
+		out = s.ToKubeOpenAPI()
+		out.SetProperty("metadata", refTo(f.ref(objectMetaType), "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"))
+		addTypeMeta(out)
+		addEmbedded(out, f)
+	}
+	names := &def.identity.names
+	out.AddExtension("x-kubernetes-group-version-kind", []any{gvkOf(d.Spec.Group, version, names.Kind)})
+	if selectable := selectableOf(d, version); selectable != nil {
+		out.AddExtension("x-kubernetes-selectable-fields", selectable)
+	}
+	return modelName(d.Spec.Group, version, names.Kind), out, nil
+}
+
+func gvkOf(group, version, kind string) map[string]any {
+	return map[string]any{"group": group, "version": version, "kind": kind}
+}
+
+func selectableOf(d *apiextensionsv1.CustomResourceDefinition, version string) []any {
+	var out []any
+	for _, v := range d.Spec.Versions {
+		if v.Name != version {
+			continue
+		}
+		for _, f := range v.SelectableFields {
+			out = append(out, map[string]any{"fieldPath": strings.TrimPrefix(f.JSONPath, ".")})
+		}
+	}
+	return out
+}
+
+func refTo(ref, description string) spec.Schema {
+	return *spec.RefSchema(ref).WithDescription(description)
+}
+
+// addTypeMeta adds what every object has beside its metadata.
+func addTypeMeta(s *spec.Schema) {
+	about := metav1.TypeMeta{}.SwaggerDoc()
+	for _, name := range []string{"apiVersion", "kind"} {
+		s.SetProperty(name, spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"string"}, Description: about[name]}})
+	}
+}
+
+// addEmbedded adds to objects within objects what every object has.
+func addEmbedded(s *spec.Schema, f form) {
+	if s == nil {
+		return
+	}
+	for name, property := range s.Properties {
+		addEmbedded(&property, f)
+		s.Properties[name] = property
+	}
+	if s.Items != nil {
+		addEmbedded(s.Items.Schema, f)
+	}
+	if s.AdditionalProperties != nil {
+		addEmbedded(s.AdditionalProperties.Schema, f)
+	}
+	if keep, _ := s.Extensions.GetBool("x-kubernetes-preserve-unknown-fields"); keep && f.v2 {
+		return
+	}
+	if embedded, _ := s.Extensions.GetBool("x-kubernetes-embedded-resource"); !embedded {
+		return
+	}
+	addTypeMeta(s)
+	s.SetProperty("metadata", refTo(f.ref(objectMetaType), "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"))
+	for _, name := range []string{"kind", "apiVersion"} {
+		if !slices.Contains(s.Required, name) {
+			s.Required = append(s.Required, name)
+		}
+	}
+}
+
+// listSchema returns the name and the schema of a version's lists.
+func (def *Definition) listSchema(d *apiextensionsv1.CustomResourceDefinition, version string, f form) (string, *spec.Schema) {
+	names := &def.identity.names
+	item := spec.RefSchema(f.ref(modelName(d.Spec.Group, version, names.Kind)))
+	s := new(spec.Schema).Typed("object", "").WithDescription(fmt.Sprintf("%s is a list of %s", names.ListKind, names.Kind)).WithRequired("items")
+	s.SetProperty("items", *spec.ArrayProperty(item).WithDescription(fmt.Sprintf(
+		"List of %s. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md", names.Plural)))
+	s.SetProperty("metadata", refTo(f.ref(listMetaType), "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))
+	addTypeMeta(s)
+	s.AddExtension("x-kubernetes-group-version-kind", []any{gvkOf(d.Spec.Group, version, names.ListKind)})
+	if selectable := selectableOf(d, version); selectable != nil {
+		s.AddExtension("x-kubernetes-selectable-fields", selectable)
+	}
+	return modelName(d.Spec.Group, version, names.ListKind), s
+}
