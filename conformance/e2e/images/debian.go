@@ -129,11 +129,7 @@ func (m *maker) fillTools(ctx context.Context, root string) error {
 	for link, to := range map[string]string{
 		"bin/nc":              "/bin/nc.openbsd",
 		"usr/local/bin/iperf": "/usr/bin/iperf",
-		"usr/bin/nslookup":    "", // bind's own, as in upstream's image
 	} {
-		if to == "" {
-			continue
-		}
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, link)), 0o755); err != nil {
 			return err
 		}
@@ -150,6 +146,15 @@ func (m *maker) fillAgnhost(_ context.Context, root string) error {
 	}
 	if err := os.Symlink("agnhost", filepath.Join(root, "agnhost-2")); err != nil {
 		return err
+	}
+	source, err := Upstream(m.Module)
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{"localhost.crt", "localhost.key"} { // what `agnhost porter` serves TLS with
+		if err := copyFile(filepath.Join(source, "test/images/agnhost/porter", file), filepath.Join(root, file), 0o644); err != nil {
+			return err
+		}
 	}
 	return os.Mkdir(filepath.Join(root, "uploads"), 0o755)
 }
