@@ -15,6 +15,15 @@ import (
 
 // What a row says about a write beyond its Kind: the rules of metadata, which are the same for every kind.
 
+// PrepareNew resets what a create may not set, and begins to count generations.
+// Where a kind has none, or counts updates alone, what was sent stays.
+func (r *Resource) PrepareNew(obj Object) {
+	if r.Kind.Intent != nil && !r.Kind.CountsUpdates {
+		obj.SetGeneration(1)
+	}
+	r.Kind.Create(obj)
+}
+
 // ValidateNew judges a new object in the storage's version, which has its name.
 func (r *Resource) ValidateNew(obj Object) field.ErrorList {
 	if r.View != nil {
@@ -85,7 +94,10 @@ func (r *Resource) KeepUntouchable(subresource string, obj, old Object) {
 		r.Kind.Subs[subresource].Update(obj, old)
 	}
 	inherit(obj, old)
-	r.countIntent(obj, old)
+	obj.SetGeneration(old.GetGeneration())
+	if r.Kind.Intent != nil && subresource != "status" && !equality.Semantic.DeepEqual(r.Kind.Intent(obj), r.Kind.Intent(old)) {
+		obj.SetGeneration(old.GetGeneration() + 1)
+	}
 }
 
 // ofObject tells whether a write through the subresource is one of the object as a whole.
@@ -107,12 +119,4 @@ func inherit(obj, old Object) {
 		obj.SetDeletionGracePeriodSeconds(grace)
 	}
 	obj.SetSelfLink("")
-}
-
-// countIntent sets generation: one more than old's when what the user wants has changed.
-func (r *Resource) countIntent(obj, old Object) {
-	obj.SetGeneration(old.GetGeneration())
-	if r.Kind.Intent != nil && !equality.Semantic.DeepEqual(r.Kind.Intent(obj), r.Kind.Intent(old)) {
-		obj.SetGeneration(old.GetGeneration() + 1)
-	}
 }

@@ -40,6 +40,9 @@ func (s *Server) create(ctx context.Context, r *Request) (*Result, error) {
 // second half of create, shared with updates and apply patches that create.
 func (s *Server) insert(ctx context.Context, r *Request, obj api.Object) (*Result, error) {
 	row := stored(r.Resource)
+	if err := mayCreate(row, obj.GetName()); err != nil {
+		return nil, err
+	}
 	w := s.judged(r, "create", obj, nil)
 	if err := s.admission.Mutate(ctx, w); err != nil {
 		return nil, err
@@ -57,7 +60,7 @@ func (s *Server) insert(ctx context.Context, r *Request, obj api.Object) (*Resul
 			named = obj.DeepCopyObject().(api.Object) // the next attempt begins from what was sent
 		}
 		baptize(row, named)
-		row.Kind.Create(named)
+		row.PrepareNew(named)
 		noteRequester(r, named)
 		if err := s.plan(ctx, r, named, nil); err != nil {
 			return nil, err

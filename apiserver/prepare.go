@@ -65,10 +65,6 @@ func wipe(obj metav1.Object) {
 func baptize(k *api.Resource, obj api.Object) {
 	obj.SetCreationTimestamp(now())
 	obj.SetUID(uuid.NewUUID())
-	obj.SetGeneration(0)
-	if k.Kind.Intent != nil {
-		obj.SetGeneration(1)
-	}
 	if obj.GetName() == "" && obj.GetGenerateName() != "" {
 		obj.SetName(generatedName(obj.GetGenerateName()))
 	}

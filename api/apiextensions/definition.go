@@ -87,6 +87,9 @@ func defaultDefinition(d *apiextensionsv1.CustomResourceDefinition) {
 	if d.Spec.Conversion == nil {
 		d.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.NoneConverter}
 	}
+	if w := d.Spec.Conversion.Webhook; w != nil && w.ClientConfig == nil && w.ConversionReviewVersions == nil {
+		d.Spec.Conversion.Webhook = nil // an empty one is none
+	}
 	if w := d.Spec.Conversion.Webhook; w != nil && w.ClientConfig != nil && w.ClientConfig.Service != nil && w.ClientConfig.Service.Port == nil {
 		w.ClientConfig.Service.Port = new(int32(443))
 	}

@@ -86,7 +86,10 @@ func defaultDaemonSet(d *appsv1.DaemonSet) {
 	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 		setDefault(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
 		setDefault(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
-		setDefault(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+	}
+	if r := strategy.RollingUpdate; r != nil {
+		setDefault(&r.MaxUnavailable, intstr.FromInt32(0))
+		setDefault(&r.MaxSurge, intstr.FromInt32(0))
 	}
 	setDefault(&d.Spec.RevisionHistoryLimit, 10)
 }

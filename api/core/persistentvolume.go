@@ -85,9 +85,13 @@ func wantsVersion(version string) field.ErrorList {
 
 func defaultPersistentVolume(v *corev1.PersistentVolume) {
 	setDefault(&v.Status.Phase, corev1.VolumePending)
-	s := &v.Spec
-	setDefault(&s.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
-	setDefaultPtr(&s.VolumeMode, corev1.PersistentVolumeFilesystem)
+	setDefault(&v.Spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
+	setDefaultPtr(&v.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+	DefaultVolumeSpec(&v.Spec)
+}
+
+// DefaultVolumeSpec fills what is unset in a volume's spec wherever that stands.
+func DefaultVolumeSpec(s *corev1.PersistentVolumeSpec) {
 	roundResources(s.Capacity)
 	if s.HostPath != nil {
 		setDefaultPtr(&s.HostPath.Type, corev1.HostPathUnset)

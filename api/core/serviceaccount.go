@@ -14,6 +14,8 @@ var ServiceAccount = kind.Of(kind.Spec[*corev1.ServiceAccount]{
 	NameOnUpdate: true,
 	New:          func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
 	NewList:      func() runtime.Object { return &corev1.ServiceAccountList{} },
+	Create:       keepSecretNames,
+	Update:       func(s, _ *corev1.ServiceAccount) { keepSecretNames(s) },
 	Warn: func(s, old *corev1.ServiceAccount) []string {
 		const key = "kubernetes.io/enforce-mountable-secrets"
 		had := false
@@ -28,6 +30,13 @@ var ServiceAccount = kind.Of(kind.Spec[*corev1.ServiceAccount]{
 	Columns: []metav1.TableColumnDefinition{column.Name, column.Age},
 	Row:     func(s *corev1.ServiceAccount) []any { return []any{s.Name, column.Since(s.CreationTimestamp)} },
 })
+
+// keepSecretNames drops what a reference to a secret has beside the name.
+func keepSecretNames(s *corev1.ServiceAccount) {
+	for i, secret := range s.Secrets {
+		s.Secrets[i] = corev1.ObjectReference{Name: secret.Name}
+	}
+}
 
 // ComponentStatus is the kind of a report on a part of the control plane. It is
 // made when it is asked for, and never stored.

@@ -15,6 +15,7 @@ func Of[T Object](s Spec[T]) Kind {
 		Default:        one(s.Default),
 		Create:         one(s.Create),
 		Update:         two(s.Update),
+		CountsUpdates:  s.CountsUpdates,
 		ValidateName:   s.ValidateName,
 		NameOnUpdate:   s.NameOnUpdate,
 		AnyFinalizer:   s.AnyFinalizer,

@@ -39,6 +39,9 @@ type Spec[T Object] struct {
 	// &obj.Spec. Nil: the kind has no generation.
 	Intent func(obj T) any
 
+	// CountsUpdates: a create does not set the generation to 1.
+	CountsUpdates bool
+
 	// ValidateName checks metadata.name (prefix: it is a generateName prefix).
 	// Nil: a DNS subdomain (RFC 1123). Messages as in apimachinery's
 	// api/validation.NameIsDNSSubdomain and its siblings.
@@ -107,6 +110,7 @@ type Kind struct {
 	Create         func(obj Object)
 	Update         func(obj, old Object)
 	Intent         func(obj Object) any // nil: no generation
+	CountsUpdates  bool
 	ValidateName   func(name string, prefix bool) []string
 	NameFor        func(obj Object) func(name string, prefix bool) []string // nil: ValidateName
 	NameOnUpdate   bool

@@ -23,11 +23,12 @@ const (
 
 // CSIDriver is storage.k8s.io/v1 CSIDriver.
 var CSIDriver = kind.Of(kind.Spec[*storagev1.CSIDriver]{
-	New:      func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
-	NewList:  func() runtime.Object { return &storagev1.CSIDriverList{} },
-	Default:  defaultDriver,
-	Intent:   func(d *storagev1.CSIDriver) any { return &d.Spec },
-	Validate: func(d *storagev1.CSIDriver) field.ErrorList { return validateDriver(&d.Spec) },
+	New:           func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
+	NewList:       func() runtime.Object { return &storagev1.CSIDriverList{} },
+	Default:       defaultDriver,
+	Intent:        func(d *storagev1.CSIDriver) any { return &d.Spec },
+	CountsUpdates: true,
+	Validate:      func(d *storagev1.CSIDriver) field.ErrorList { return validateDriver(&d.Spec) },
 	ValidateUpdate: func(d, old *storagev1.CSIDriver) field.ErrorList {
 		path := field.NewPath("spec")
 		errs := validateDriver(&d.Spec)

@@ -3,7 +3,6 @@ package storage
 import (
 	"math"
 
-	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -102,7 +101,7 @@ func validateVolumeError(e *storagev1.VolumeError, path *field.Path) (errs field
 
 // defaultAttachment fills an inline volume as a PersistentVolume's is.
 func defaultAttachment(a *storagev1.VolumeAttachment) {
-	if inline := a.Spec.Source.InlineVolumeSpec; inline != nil && inline.HostPath != nil {
-		setDefault(&inline.HostPath.Type, corev1.HostPathUnset)
+	if inline := a.Spec.Source.InlineVolumeSpec; inline != nil {
+		core.DefaultVolumeSpec(inline)
 	}
 }

@@ -141,6 +141,24 @@ func (p *pair) shownOurs(obj api.Object) map[string]any {
 	return bare(obj)
 }
 
+// read is upstream's object as a reader gets it: what is read from the store gets its defaults again.
+func (p *pair) read(in runtime.Object) map[string]any {
+	text, err := json.Marshal(p.shown(in))
+	if err != nil {
+		return map[string]any{"error": err.Error()}
+	}
+	obj := p.decode(text)
+	legacyscheme.Scheme.Default(obj)
+	return bare(obj)
+}
+
+// readOurs is the same of an object as Skiff stores it.
+func (p *pair) readOurs(obj api.Object) map[string]any {
+	obj = obj.DeepCopyObject().(api.Object)
+	p.stored.Kind.Default(obj)
+	return p.shownOurs(obj)
+}
+
 // bare is an object as JSON without its type.
 func bare(obj any) map[string]any {
 	out := tree(obj)

@@ -122,8 +122,15 @@ func (t *tally) reportDifferences(test *testing.T, what string) {
 			test.Logf("… and %d more sorts of difference", len(list)-shown)
 			break
 		}
-		test.Logf("%d × %s of %s:\n%s\n  for %s", d.times, what, d.kind, d.text, d.example)
+		test.Logf("%d × %s of %s:\n%s\n  for %s", d.times, what, d.kind, cut(d.text, 1500), cut(d.example, int(environment("ORACLE_CUT", 1500))))
 	}
+}
+
+func cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return text[:n] + "…"
 }
 
 const keptFile = "../results/oracle.json"

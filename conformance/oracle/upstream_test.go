@@ -2,11 +2,13 @@ package oracle
 
 import (
 	"context"
+	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsinstall "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	"k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -120,7 +122,7 @@ func upstreamKinds() map[string]upstreamKind {
 	capabilities.Setup(true, 0)
 	scheme, namespaces := legacyscheme.Scheme, noNamespaces{}
 	claims := resourceclaim.NewStrategy(namespaces, everything{})
-	policies := validatingadmissionpolicy.NewStrategy(nil, nil)
+	policies := validatingadmissionpolicy.NewStrategy(nil, noResources{})
 	podCertificates := podcertificaterequest.NewStrategy()
 	return map[string]upstreamKind{
 		"configmaps":             {configmap.Strategy, nil},
@@ -140,11 +142,11 @@ func upstreamKinds() map[string]upstreamKind {
 		"serviceaccounts":        {serviceaccount.Strategy, nil},
 		"services":               {service.Strategy, status(service.StatusStrategy)},
 
-		"mutatingadmissionpolicies.admissionregistration.k8s.io":         {mutatingadmissionpolicy.NewStrategy(nil, nil), nil},
-		"mutatingadmissionpolicybindings.admissionregistration.k8s.io":   {mutatingadmissionpolicybinding.NewStrategy(nil, nil, nil), nil},
+		"mutatingadmissionpolicies.admissionregistration.k8s.io":         {mutatingadmissionpolicy.NewStrategy(nil, noResources{}), nil},
+		"mutatingadmissionpolicybindings.admissionregistration.k8s.io":   {mutatingadmissionpolicybinding.NewStrategy(nil, nil, noResources{}), nil},
 		"mutatingwebhookconfigurations.admissionregistration.k8s.io":     {mutatingwebhookconfiguration.Strategy, nil},
 		"validatingadmissionpolicies.admissionregistration.k8s.io":       {policies, status(validatingadmissionpolicy.NewStatusStrategy(policies))},
-		"validatingadmissionpolicybindings.admissionregistration.k8s.io": {validatingadmissionpolicybinding.NewStrategy(nil, nil, nil), nil},
+		"validatingadmissionpolicybindings.admissionregistration.k8s.io": {validatingadmissionpolicybinding.NewStrategy(nil, nil, noResources{}), nil},
 		"validatingwebhookconfigurations.admissionregistration.k8s.io":   {validatingwebhookconfiguration.Strategy, nil},
 
 		"customresourcedefinitions.apiextensions.k8s.io": {customresourcedefinition.NewStrategy(scheme), status(customresourcedefinition.NewStatusStrategy(scheme))},
@@ -219,4 +221,11 @@ type noNamespaces struct {
 
 func (noNamespaces) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.Namespace, error) {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil
+}
+
+// noResources is wanted, but without an authorizer never asked.
+type noResources struct{}
+
+func (noResources) Resolve(kind schema.GroupVersionKind) (schema.GroupVersionResource, error) {
+	return schema.GroupVersionResource{}, fmt.Errorf("%s is not known", kind)
 }
