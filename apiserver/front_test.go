@@ -63,6 +63,7 @@ func TestRefusals(t *testing.T) {
 		{method: "GET", path: maps + "/m?timeout=soon", code: 400, reason: "BadRequest", message: `invalid timeout specified in the request URL - time: invalid duration "soon"`},
 		{method: "DELETE", path: maps + "/m", body: `{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Maybe"}`, code: 422, reason: "Invalid", message: `DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "Maybe": supported values: "Foreground", "Background", "Orphan", "nil"`},
 		{method: "GET", path: maps + "?includeObject=Some", accept: "application/json;as=Table;v=v1;g=meta.k8s.io", code: 400, reason: "BadRequest", message: `Unable to convert to Table as requested: includeObject: Invalid value: "Some": must be 'Metadata', 'Object', 'None', or empty`},
+		{method: "POST", path: "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", accept: "application/json;as=Table;v=v1;g=meta.k8s.io", body: `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1"}`, code: 406, reason: "NotAcceptable", message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
 		{method: "GET", path: maps, accept: "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", code: 406, reason: "NotAcceptable", message: "you requested PartialObjectMetadata, but the requested object is a list"},
 	} {
 		header := map[string]string{"Accept": c.accept}

@@ -25,7 +25,8 @@ var (
 func (r *Request) negotiate(req *http.Request) (err error) {
 	accept := req.Header.Get("Accept")
 	custom := r.Resource != nil && r.Resource.Custom != nil && r.Subresource != "scale"
-	r.Out, err = negotiated(accept, r.Verb == "watch", r.Resource != nil && !r.streams(), custom)
+	convertible := r.Resource != nil && !r.streams() && r.Resource.Has("get") // reviews are not: they are only ever answered
+	r.Out, err = negotiated(accept, r.Verb == "watch", convertible, custom)
 	if err != nil {
 		return err
 	}
