@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"skiff/api"
 	"skiff/apiserver"
 	"skiff/apiserver/authn"
 	"skiff/client"
@@ -171,9 +172,17 @@ func (p *ControlPlane) runComponents(ctx context.Context) error {
 
 func (p *ControlPlane) controllers() controllers.Config {
 	return controllers.Config{
-		Manager:    p.api.Client(&user.DefaultInfo{Name: "system:kube-controller-manager", Groups: []string{user.AllAuthenticated}}, "kube-controller-manager"),
-		As:         p.as,
-		Identity:   p.c.Identity,
+		Manager:  p.api.Client(&user.DefaultInfo{Name: "system:kube-controller-manager", Groups: []string{user.AllAuthenticated}}, "kube-controller-manager"),
+		As:       p.as,
+		Identity: p.c.Identity,
+		Resources: func() []*api.Resource {
+			resources, _ := p.api.Resources()
+			return resources
+		},
+		Changed: func() <-chan struct{} {
+			_, changed := p.api.Resources()
+			return changed
+		},
 		RootCA:     p.c.Keys.CA.PEM(),
 		NodeRanges: p.c.NodeRanges,
 		Signing:    &controllers.Signing{Certificate: p.c.Keys.CA.Certificate, Key: p.c.Keys.CA.Key},

@@ -54,6 +54,9 @@ type Config struct {
 	RootCA []byte
 	// Resources are all that is served now, custom resources too. Nil: the catalogue.
 	Resources func() []*api.Resource
+	// Changed is closed when Resources may return others than before the call. Nil:
+	// it always returns the same.
+	Changed func() <-chan struct{}
 	// NodeRanges are what nodes without spec.podCIDRs get theirs from. Empty: they get none.
 	NodeRanges []nodeipam.Range
 	// Signing is the authority that signs approved certificate requests. Nil: none are signed.
@@ -123,7 +126,7 @@ func specials(c Config) []special {
 			return certificates.Run(ctx, config)
 		}},
 		{garbagecollector.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
-			return garbagecollector.Run(ctx, garbagecollector.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
+			return garbagecollector.Run(ctx, garbagecollector.Config{Client: cl, Resources: c.Resources, Changed: c.Changed, Logger: c.Logger})
 		}},
 		{resourcequota.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
 			return resourcequota.Run(ctx, resourcequota.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})

@@ -125,12 +125,16 @@ func (g *collector) noteAbsent(id reference) {
 }
 
 func (g *collector) resourceOf(gvk schema.GroupVersionKind) *api.Resource {
-	for _, r := range g.resources {
-		if r.GVK() == gvk {
+	if r := api.FindKind(gvk); r != nil {
+		return r
+	}
+	// A custom resource has one row for all of its versions.
+	for r := range g.following {
+		if r.Group == gvk.Group && r.KindName == gvk.Kind {
 			return r
 		}
 	}
-	return api.FindKind(gvk)
+	return nil
 }
 
 func (g *collector) hasDependents(uid types.UID) bool {

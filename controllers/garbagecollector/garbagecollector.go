@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -35,16 +34,25 @@ type Config struct {
 	Client client.Client
 	// Resources are all that is served now. Nil: the catalogue.
 	Resources func() []*api.Resource
-	Logger    *slog.Logger // nil: slog.Default()
+	// Changed is closed when Resources may return others than before the call. Nil:
+	// it always returns the same.
+	Changed func() <-chan struct{}
+	Logger  *slog.Logger // nil: slog.Default()
 }
 
 const workers = 20
 
-// collector is a run of the garbage collector over a fixed set of resources.
+// collector is a run of the garbage collector.
 type collector struct {
-	c         Config
-	resources []*api.Resource
-	queue     workqueue.TypedRateLimitingInterface[types.UID]
+	c     Config
+	queue workqueue.TypedRateLimitingInterface[types.UID]
+
+	// whole is held by the workers, each while it is at work, and by the one who
+	// starts to follow further resources, until the graph has them.
+	whole sync.RWMutex
+	// following are the resources in the graph, and how to stop following them. Only
+	// the goroutine of run writes it, with whole held.
+	following map[*api.Resource]context.CancelFunc
 
 	mu     sync.Mutex
 	graph  *graph             // guarded by mu
@@ -59,12 +67,17 @@ func Run(ctx context.Context, c Config) error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	for ctx.Err() == nil {
-		if err := runOver(ctx, c, collected(c.Resources())); err != nil {
-			return err
-		}
+	if c.Changed == nil {
+		c.Changed = func() <-chan struct{} { return nil }
 	}
-	return nil
+	return newCollector(c).run(ctx)
+}
+
+func newCollector(c Config) *collector {
+	return &collector{
+		c: c, graph: newGraph(), absent: map[reference]bool{}, following: map[*api.Resource]context.CancelFunc{},
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](5*time.Millisecond, time.Minute)),
+	}
 }
 
 // collected are the resources that take part: all that is stored, once, but events.
@@ -77,60 +90,131 @@ func collected(all []*api.Resource) (out []*api.Resource) {
 	return out
 }
 
-// runOver collects until ctx ends or other resources are served.
-func runOver(ctx context.Context, c Config, resources []*api.Resource) error {
+// run follows what is served, and collects, until ctx ends.
+func (g *collector) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	g := &collector{
-		c: c, resources: resources, graph: newGraph(), absent: map[reference]bool{},
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](5*time.Millisecond, time.Minute)),
-	}
 	var group sync.WaitGroup
 	defer func() {
 		cancel()
 		g.queue.ShutDown()
 		group.Wait()
 	}()
-	var sources []client.Source
-	for _, r := range resources {
-		sources = append(sources, client.Source{Resource: r})
-	}
-	feed := c.Client.Follow(ctx, sources...)
+	ended := make(chan error, 1)
 	for first := true; ; first = false {
+		changed := g.c.Changed() // before it is asked what there is
+		if !g.follow(ctx, &group, ended) {
+			return nil
+		}
+		if first { // the graph is whole: now it may be acted on
+			for range workers {
+				group.Go(func() { g.work(ctx) })
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case batch, ok := <-feed.C:
-			if !ok {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return errors.New("garbage collector: the feed ended")
+		case err := <-ended:
+			return err
+		case <-changed:
+		}
+	}
+}
+
+// follow follows the resources that are served and not followed yet, with one feed
+// for all of them, and forgets those that are no longer served. It returns when the
+// graph has what there is; false: ctx has ended.
+func (g *collector) follow(ctx context.Context, group *sync.WaitGroup, ended chan<- error) bool {
+	g.whole.Lock()
+	defer g.whole.Unlock()
+	served := collected(g.c.Resources())
+	still := make(map[*api.Resource]bool, len(served))
+	for _, r := range served {
+		still[r] = true
+	}
+	gone := map[*api.Resource]bool{}
+	for r, stop := range g.following {
+		if !still[r] {
+			stop()
+			delete(g.following, r)
+			gone[r] = true
+		}
+	}
+	g.forget(gone)
+	var sources []client.Source
+	feedCtx, stop := context.WithCancel(ctx)
+	for _, r := range served {
+		if g.following[r] == nil {
+			sources = append(sources, client.Source{Resource: r})
+		}
+	}
+	if len(sources) == 0 {
+		stop()
+		return true
+	}
+	shared := &sharedStop{left: len(sources), stop: stop}
+	for _, s := range sources {
+		g.following[s.Resource] = shared.one()
+	}
+	feed := g.c.Client.Follow(feedCtx, sources...)
+	batch, ok := <-feed.C
+	if !ok {
+		return false
+	}
+	g.learn(batch)
+	group.Go(func() {
+		for batch := range feed.C {
+			g.learn(batch)
+		}
+		if feedCtx.Err() == nil {
+			select {
+			case ended <- errors.New("garbage collector: the feed ended"):
+			default:
 			}
-			definitions := g.learn(batch)
-			if first { // the graph is whole: now it may be acted on
-				for range workers {
-					group.Go(func() { g.work(ctx) })
-				}
-			}
-			if definitions && !slices.Equal(resources, collected(c.Resources())) {
-				return nil
+		}
+	})
+	return true
+}
+
+// sharedStop stops a feed of several resources when none of them is served any more.
+type sharedStop struct {
+	left int // guarded by collector.whole
+	stop context.CancelFunc
+}
+
+func (s *sharedStop) one() context.CancelFunc {
+	return func() {
+		if s.left--; s.left == 0 {
+			s.stop()
+		}
+	}
+}
+
+// forget takes the objects of resources out of the graph: their feeds may have
+// been stopped before they told of the last deletions.
+func (g *collector) forget(resources map[*api.Resource]bool) {
+	if len(resources) == 0 {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for uid, n := range g.graph.nodes {
+		if resources[n.resource] {
+			for _, concerned := range g.graph.remove(uid) {
+				g.queue.Add(concerned)
 			}
 		}
 	}
 }
 
-// learn takes changes into the graph and queues what they concern; it tells
-// whether other resources may be served now.
-func (g *collector) learn(batch client.Batch) (definitions bool) {
+// learn takes changes into the graph and queues what they concern.
+func (g *collector) learn(batch client.Batch) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, change := range batch.Changes {
-		definitions = definitions || change.Resource.Name == "customresourcedefinitions" || change.Resource.Name == "apiservices"
 		for _, uid := range g.graph.apply(change) {
 			g.queue.Add(uid)
 		}
 	}
-	return definitions
 }
 
 func (g *collector) work(ctx context.Context) {
@@ -139,7 +223,10 @@ func (g *collector) work(ctx context.Context) {
 		if stop {
 			return
 		}
-		if err := g.settle(ctx, uid); err != nil && ctx.Err() == nil {
+		g.whole.RLock()
+		err := g.settle(ctx, uid)
+		g.whole.RUnlock()
+		if err != nil && ctx.Err() == nil {
 			g.c.Logger.Debug("garbage collection is tried again", "uid", uid, "error", err)
 			g.queue.AddRateLimited(uid)
 		} else {

@@ -12,7 +12,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 
 	"skiff/api"
 	"skiff/client"
@@ -69,10 +68,7 @@ func run(t *testing.T, feed, live []api.Object, broken error) (*world, []error) 
 	for _, obj := range live {
 		w.objects[api.Of(obj).Name+" "+obj.GetName()] = obj
 	}
-	g := &collector{
-		c: Config{Client: w, Logger: slog.Default()}, resources: collected(api.Catalogue), graph: newGraph(), absent: map[reference]bool{},
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.UID]()),
-	}
+	g := newCollector(Config{Client: w, Logger: slog.Default()})
 	defer g.queue.ShutDown()
 	var batch client.Batch
 	for _, obj := range feed {
