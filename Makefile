@@ -27,7 +27,7 @@ help: ## what there is to make
 
 ## building
 
-.PHONY: build skiff runtime kubectl deps
+.PHONY: build skiff runtime kubectl kubectls deps
 build: skiff runtime ## bin/skiff and the pinned container runtime in bin/runtime
 
 skiff: ## bin/skiff alone, and the small program that containerd calls for a pod's network
@@ -40,6 +40,9 @@ runtime: ## bin/runtime: containerd, its shim and runc, from the versions in too
 
 kubectl: ## bin/kubectl: stock kubectl, for machines without one
 	@tools/kubectl/build.sh bin/kubectl
+
+kubectls: kubectl ## older kubectls in bin/ too: the stories in skifftest/stories are then told with each of them
+	@for minor in 1.32 1.35; do tools/kubectl/build.sh bin/kubectl-$$minor $$minor; done
 
 deps: ## install what this machine lacks
 	@tools/deps.sh build run test

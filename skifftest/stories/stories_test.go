@@ -41,19 +41,21 @@ import (
 const patience = 20 * time.Second
 
 func TestStories(t *testing.T) {
-	kubectl, err := findKubectl()
-	if err != nil {
-		t.Skipf("the stories need kubectl: %v (`make kubectl` builds one)", err)
+	kubectls := findKubectls(t)
+	if len(kubectls) == 0 {
+		t.Skip("the stories need kubectl (`make kubectl` builds one)")
 	}
 	scripts, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("stories: %v, %v", scripts, err)
 	}
-	for _, script := range scripts {
-		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
-			t.Parallel()
-			tell(t, script, kubectl)
-		})
+	for version, kubectl := range kubectls {
+		for _, script := range scripts {
+			t.Run(version+"/"+strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
+				t.Parallel()
+				tell(t, script, kubectl)
+			})
+		}
 	}
 }
 
@@ -76,20 +78,39 @@ func tell(t *testing.T, script, kubectl string) {
 	})
 }
 
-// findKubectl returns the path of bin/kubectl in a folder above this one, or else
-// of the one on PATH.
-func findKubectl() (string, error) {
+// findKubectls returns the paths of the kubectls that there are, one of each minor
+// version: those in bin/ of a folder above this one, and the one on PATH.
+func findKubectls(t *testing.T) map[string]string {
+	t.Helper()
 	dir, err := os.Getwd()
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
-	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-		if path, err := exec.LookPath(filepath.Join(dir, "bin", "kubectl")); err == nil {
-			return path, nil
+	var paths []string
+	for ; dir != filepath.Dir(dir) && len(paths) == 0; dir = filepath.Dir(dir) {
+		if paths, err = filepath.Glob(filepath.Join(dir, "bin", "kubectl*")); err != nil {
+			t.Fatal(err)
 		}
 	}
-	return exec.LookPath("kubectl")
+	if path, err := exec.LookPath("kubectl"); err == nil {
+		paths = append(paths, path)
+	}
+	found := map[string]string{}
+	for _, path := range paths {
+		out, err := exec.Command(path, "version", "--client").Output()
+		version := minorVersion.FindSubmatch(out)
+		if err != nil || version == nil {
+			t.Logf("%s is no kubectl: %v, %q", path, err, out)
+			continue
+		}
+		if found[string(version[1])] == "" {
+			found[string(version[1])] = path
+		}
+	}
+	return found
 }
+
+var minorVersion = regexp.MustCompile(`Client Version: v(1\.\d+)`)
 
 // story is what the commands of one script share. A script runs on one goroutine.
 type story struct {
