@@ -58,11 +58,13 @@ func TestSelectionOfCI(t *testing.T) {
 
 func TestSelected(t *testing.T) {
 	specs := []string{"[sig-node] Pods should be told [Conformance]", "[sig-apps] Deployment should roll [Conformance]"}
-	some, err := Selected(specs, `Deployment|roll`)
-	if err != nil || !reflect.DeepEqual(some, specs[1:]) {
-		t.Errorf("got %q, %v", some, err)
+	for _, c := range []struct{ focus, skip string }{{"Deployment|roll", ""}, {"", "Pods"}, {"should", "told"}} {
+		some, err := Selected(specs, c.focus, c.skip)
+		if err != nil || !reflect.DeepEqual(some, specs[1:]) {
+			t.Errorf("%+v: %q, %v", c, some, err)
+		}
 	}
-	if _, err := Selected(specs, "nothing of the kind"); err == nil {
+	if _, err := Selected(specs, "nothing of the kind", ""); err == nil {
 		t.Error("a pattern without a match is no error")
 	}
 	if _, err := Listed(specs, "# some\n\n"+specs[0]+"\n"); err != nil {
@@ -160,9 +162,9 @@ func TestMerge(t *testing.T) {
 }
 
 func TestCountInADocument(t *testing.T) {
-	r := Results{Version: "v1", Whole: "2026-01-01", Passed: 1, Specs: make([]Result, 2)}
+	r := Results{Version: "v1", Passed: 1, NotRun: 1, Specs: []Result{{Date: "2026-01-02"}, {}, {Date: "2026-01-01"}}}
 	got, err := r.WithCount("Of it " + countBegin + "old" + countEnd + " so far.")
-	want := "Of it " + countBegin + "1 of 2 conformance specs of Kubernetes v1 pass (2026-01-01)" + countEnd + " so far."
+	want := "Of it " + countBegin + "1 of the 3 conformance specs of Kubernetes v1 pass, 1 were not run (2026-01-01 to 2026-01-02)" + countEnd + " so far."
 	if err != nil || got != want {
 		t.Errorf("got %q, %v", got, err)
 	}

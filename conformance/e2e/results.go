@@ -14,7 +14,6 @@ import (
 // Results is what came of each conformance spec when it was last tried: the file conformance/results/v1.37.2.json.
 type Results struct {
 	Version string   `json:"version"` // of the suite
-	Whole   string   `json:"whole"`   // day of the last run of all specs; "" for none yet
 	Passed  int      `json:"passed"`
 	Failed  int      `json:"failed"`
 	NotRun  int      `json:"notRun"`
@@ -74,7 +73,7 @@ func (r Results) Merge(specs []string, run []Outcome, day time.Time) Results {
 		}
 		before[o.Spec] = Result{Name: o.Spec, State: o.State, Reason: o.Reason, Seconds: float64(int(o.Seconds*10)) / 10, Date: day.UTC().Format(time.DateOnly)}
 	}
-	merged := Results{Version: r.Version, Whole: r.Whole}
+	merged := Results{Version: r.Version}
 	for _, name := range slices.Sorted(slices.Values(specs)) {
 		s, tried := before[name]
 		if !tried {
@@ -123,13 +122,25 @@ const (
 	countEnd   = "<!-- /conformance -->"
 )
 
-// Sentence is the count as the README tells it.
+// Sentence is the count as the README tells it, with the days when specs were last tried.
 func (r Results) Sentence() string {
-	s := fmt.Sprintf("%d of %d conformance specs of Kubernetes %s pass", r.Passed, len(r.Specs), r.Version)
-	if r.Whole != "" {
-		s += " (" + r.Whole + ")"
+	s := fmt.Sprintf("%d of the %d conformance specs of Kubernetes %s pass", r.Passed, len(r.Specs), r.Version)
+	if r.NotRun > 0 {
+		s += fmt.Sprintf(", %d were not run", r.NotRun)
 	}
-	return s
+	var days []string
+	for _, spec := range r.Specs {
+		if spec.Date != "" {
+			days = append(days, spec.Date)
+		}
+	}
+	if len(days) == 0 {
+		return s
+	}
+	if first, last := slices.Min(days), slices.Max(days); first != last {
+		return s + fmt.Sprintf(" (%s to %s)", first, last)
+	}
+	return s + fmt.Sprintf(" (%s)", days[0])
 }
 
 // WithCount returns a document with the count between its markers. Without markers it is an error: somebody has removed them.

@@ -48,20 +48,24 @@ func codenames(list []byte) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// Selected returns the specs that a pattern matches. An empty pattern matches all.
-func Selected(specs []string, focus string) ([]string, error) {
-	pattern, err := regexp.Compile(focus)
+// Selected returns the specs that focus matches and skip does not. An empty focus matches all, an empty skip none.
+func Selected(specs []string, focus, skip string) ([]string, error) {
+	want, err := regexp.Compile(focus)
+	if err != nil {
+		return nil, fmt.Errorf("select specs: %w", err)
+	}
+	leave, err := regexp.Compile(skip)
 	if err != nil {
 		return nil, fmt.Errorf("select specs: %w", err)
 	}
 	var some []string
 	for _, s := range specs {
-		if pattern.MatchString(s) {
+		if want.MatchString(s) && (skip == "" || !leave.MatchString(s)) {
 			some = append(some, s)
 		}
 	}
 	if len(some) == 0 {
-		return nil, fmt.Errorf("select specs: none of %d matches %q", len(specs), focus)
+		return nil, fmt.Errorf("select specs: none of %d matches", len(specs))
 	}
 	return some, nil
 }

@@ -22,6 +22,7 @@ const version = "v1.37.2"
 type options struct {
 	root   string
 	focus  string
+	skip   string
 	list   string
 	check  bool
 	failed bool
@@ -34,11 +35,12 @@ func main() {
 	var o options
 	flag.StringVar(&o.root, "root", "..", "the repository's folder")
 	flag.StringVar(&o.focus, "focus", "", "run only the specs whose names match this regular expression")
+	flag.StringVar(&o.skip, "skip", "", "leave out the specs whose names match this regular expression")
 	flag.StringVar(&o.list, "specs", "", "run only the specs that this file names, one per line")
 	flag.BoolVar(&o.failed, "failed", false, "run only the specs that did not pass when last tried")
 	flag.BoolVar(&o.check, "check", false, "keep no results: fail when a spec fails that passed before")
 	flag.BoolVar(&o.print, "list", false, "print the names of the specs, and run none")
-	flag.BoolVar(&o.readme, "readme", false, "write the count into README.md, and run none")
+	flag.BoolVar(&o.readme, "readme", false, "write the count of the last runs into README.md, and run none")
 	flag.StringVar(&o.run.Name, "name", "conformance", "name of the cluster")
 	flag.IntVar(&o.run.Nodes, "nodes", 2, "nodes of the cluster")
 	flag.IntVar(&o.run.Workers, "workers", 3, "specs that run at a time, where they may")
@@ -102,7 +104,7 @@ func (o options) selected(all []string, results e2e.Results) ([]string, error) {
 	if o.failed {
 		some = results.NotPassed(some)
 	}
-	return e2e.Selected(some, o.focus)
+	return e2e.Selected(some, o.focus, o.skip)
 }
 
 // runAndKeep runs the specs, keeps and prints what came of them, also when the run was interrupted.
@@ -126,19 +128,12 @@ func (o options) runAndKeep(ctx context.Context, all []string, results e2e.Resul
 	}
 	results = now
 	results.Version = version
-	if len(o.run.Specs) == len(all) && err == nil {
-		results.Whole = start.UTC().Format(time.DateOnly)
-	}
 	results = results.Merge(all, outcomes, start)
 	fmt.Println(results.Sentence())
 	for _, s := range worse {
 		fmt.Println("no longer passes:", s)
 	}
-	err = errors.Join(err, os.MkdirAll(filepath.Dir(o.resultsFile()), 0o755), results.Write(o.resultsFile()))
-	if results.Whole == start.UTC().Format(time.DateOnly) {
-		err = errors.Join(err, o.writeReadme(results))
-	}
-	return err
+	return errors.Join(err, os.MkdirAll(filepath.Dir(o.resultsFile()), 0o755), results.Write(o.resultsFile()), o.writeReadme(results))
 }
 
 func (o options) writeReadme(results e2e.Results) error {

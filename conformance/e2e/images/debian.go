@@ -231,12 +231,19 @@ func libraries(depends string, packages []string) []string {
 	all := slices.Clone(packages)
 	for line := range strings.Lines(depends) {
 		name := strings.TrimSpace(line)
-		if strings.HasPrefix(line, "lib") && !strings.HasSuffix(name, "-bin") && !strings.HasPrefix(name, "libdebian-installer") {
+		if isLibrary(line, name) {
 			all = append(all, name)
 		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+func isLibrary(line, name string) bool {
+	if name == "zlib1g" || name == "bind9-libs" {
+		return !strings.HasPrefix(line, " ")
+	}
+	return strings.HasPrefix(line, "lib") && !strings.HasSuffix(name, "-bin") && !strings.HasPrefix(name, "libdebian-installer")
 }
 
 // download fetches packages from Debian's mirror, those that are not in the cache.
