@@ -33,6 +33,12 @@ func (r *Resource) ValidateNew(obj Object) field.ErrorList {
 		obj = r.View.FromStored(obj)
 	}
 	meta := field.NewPath("metadata")
+	if r.Kind.PlainMeta {
+		if errs := r.Kind.Validate(obj); len(errs) > 0 {
+			return errs
+		}
+		return validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check.PathSegment, meta)
+	}
 	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, r.Kind.NameRule(obj), meta)
 	if !r.Kind.AnyFinalizer && r.Custom == nil {
 		errs = append(errs, bareFinalizers(obj, meta.Child("finalizers"))...)
@@ -62,8 +68,8 @@ func (r *Resource) ValidateChange(subresource string, obj, old Object) field.Err
 		validate, nameToo, anyFinalizer = sub.Validate, sub.NameOnUpdate, sub.AnyFinalizer
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check.PathSegment, meta)
-	if nameToo && len(errs) == 0 {
-		errs = validation.ValidateObjectMetaAccessor(obj, r.Namespaced, r.Kind.NameRule(obj), meta)
+	if nameToo {
+		errs = append(errs, validation.ValidateObjectMetaAccessor(obj, r.Namespaced, r.Kind.NameRule(obj), meta)...)
 	}
 	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, meta)...)
 	if !anyFinalizer && r.Custom == nil {

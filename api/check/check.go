@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -92,6 +93,15 @@ func BareName(name string, prefix bool) []string {
 		return content.IsPathSegmentPrefix(name)
 	}
 	return validation.NameIsDNSSubdomain(name, false)
+}
+
+// Unchanged refuses another value; unlike apimachinery's rule its error names no
+// value, as those of fields that are declared immutable.
+func Unchanged(now, was any, path *field.Path) field.ErrorList {
+	if equality.Semantic.DeepEqual(now, was) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, nil, validation.FieldImmutableErrorMsg)}
 }
 
 // DNSLabel wants a label of RFC 1123.

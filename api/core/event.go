@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"skiff/api/check"
 	"skiff/api/column"
 	"skiff/api/kind"
 )
@@ -18,7 +17,7 @@ import (
 // Event is the kind of a report on something that happened to an object.
 var Event = kind.Of(kind.Spec[*corev1.Event]{
 	AnyFinalizer: true,
-	ValidateName: check.PathSegment,
+	PlainMeta:    true,
 	New:          func() *corev1.Event { return &corev1.Event{} },
 	NewList:      func() runtime.Object { return &corev1.EventList{} },
 	Validate: func(e *corev1.Event) field.ErrorList {

@@ -208,10 +208,7 @@ func checkVolumeSpec(p place, s *corev1.PersistentVolumeSpec, name string) {
 		p.required("accessModes", "")
 	}
 	checkAccessModes(p, s.AccessModes)
-	checkPersistentSource(p, &s.PersistentVolumeSource, name)
-	if s.Local != nil && s.NodeAffinity == nil {
-		p.required("nodeAffinity", "Local volume requires node affinity")
-	}
+	checkPersistentSource(p, s, name)
 	if c := s.VolumeAttributesClassName; c != nil {
 		if *c == "" {
 			p.required("volumeAttributesClassName", "an empty string is disallowed")
@@ -226,7 +223,7 @@ func checkVolumeSpec(p place, s *corev1.PersistentVolumeSpec, name string) {
 
 // checkPersistentSource checks that a volume has one type, and that type. Like
 // its twin for pods it is a table: one row a type.
-func checkPersistentSource(p place, s *corev1.PersistentVolumeSource, volume string) {
+func checkPersistentSource(p place, s *corev1.PersistentVolumeSpec, volume string) {
 	one := union{place: p, tooMany: oneVolumeType}
 	if at, ok := one.take(s.HostPath != nil, "hostPath"); ok {
 		checkHostPath(at, s.HostPath)
@@ -300,8 +297,13 @@ func checkPersistentSource(p place, s *corev1.PersistentVolumeSource, volume str
 	if at, ok := one.take(s.ScaleIO != nil, "scaleIO"); ok {
 		checkScaleIO(at, s.ScaleIO.Gateway, s.ScaleIO.System, s.ScaleIO.VolumeName)
 	}
-	if at, ok := one.take(s.Local != nil, "local"); ok && at.wants("path", s.Local.Path) {
-		checkNoBacksteps(at, "path", s.Local.Path)
+	if at, ok := one.take(s.Local != nil, "local"); ok {
+		if at.wants("path", s.Local.Path) {
+			checkNoBacksteps(at, "path", s.Local.Path)
+		}
+		if s.NodeAffinity == nil {
+			p.required("nodeAffinity", "Local volume requires node affinity")
+		}
 	}
 	if at, ok := one.take(s.StorageOS != nil, "storageos"); ok {
 		checkStorageOS(at, s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace)

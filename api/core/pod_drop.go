@@ -98,46 +98,42 @@ func fileOwners(s *corev1.PodSpec, clear bool) (used bool) {
 		}
 	}
 	for i := range s.Volumes {
-		v := &s.Volumes[i]
-		if v.Secret != nil {
+		// A volume of several sources is refused afterwards, and shown as it was sent.
+		switch v := &s.Volumes[i]; {
+		case v.Secret != nil:
 			drop(&v.Secret.DefaultUser)
 			items(v.Secret.Items)
-		}
-		if v.ConfigMap != nil {
+		case v.ConfigMap != nil:
 			drop(&v.ConfigMap.DefaultUser)
 			items(v.ConfigMap.Items)
-		}
-		if v.DownwardAPI != nil {
+		case v.DownwardAPI != nil:
 			drop(&v.DownwardAPI.DefaultUser)
 			files(v.DownwardAPI.Items)
-		}
-		if v.Projected == nil {
-			continue
-		}
-		drop(&v.Projected.DefaultUser)
-		for j := range v.Projected.Sources {
-			p := &v.Projected.Sources[j]
-			if p.Secret != nil {
-				items(p.Secret.Items)
-			}
-			if p.ConfigMap != nil {
-				items(p.ConfigMap.Items)
-			}
-			if p.DownwardAPI != nil {
-				files(p.DownwardAPI.Items)
-			}
-			if p.ServiceAccountToken != nil {
-				drop(&p.ServiceAccountToken.User)
-			}
-			if p.ClusterTrustBundle != nil {
-				drop(&p.ClusterTrustBundle.User)
-			}
-			if p.PodCertificate != nil {
-				drop(&p.PodCertificate.User)
+		case v.Projected != nil:
+			drop(&v.Projected.DefaultUser)
+			for j := range v.Projected.Sources {
+				projectedOwners(&v.Projected.Sources[j], drop, items, files)
 			}
 		}
 	}
 	return used
+}
+
+func projectedOwners(p *corev1.VolumeProjection, drop func(**int64), items func([]corev1.KeyToPath), files func([]corev1.DownwardAPIVolumeFile)) {
+	switch {
+	case p.Secret != nil:
+		items(p.Secret.Items)
+	case p.DownwardAPI != nil:
+		files(p.DownwardAPI.Items)
+	case p.ConfigMap != nil:
+		items(p.ConfigMap.Items)
+	case p.ServiceAccountToken != nil:
+		drop(&p.ServiceAccountToken.User)
+	case p.ClusterTrustBundle != nil:
+		drop(&p.ClusterTrustBundle.User)
+	case p.PodCertificate != nil:
+		drop(&p.PodCertificate.User)
+	}
 }
 
 func stopSignals(s *corev1.PodSpec, clear bool) (used bool) {

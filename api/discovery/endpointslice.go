@@ -56,7 +56,7 @@ var EndpointSlice = kind.Of(kind.Spec[*discoveryv1.EndpointSlice]{
 	Intent:   func(s *discoveryv1.EndpointSlice) any { return []any{s.AddressType, s.Endpoints, s.Ports, s.Labels} },
 	Validate: func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateSlice(s, nil) },
 	ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-		return append(validateSlice(s, old), validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+		return append(validateSlice(s, old), check.Unchanged(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 	},
 	Warn: warnSlice,
 	Columns: []metav1.TableColumnDefinition{

@@ -36,7 +36,9 @@ var FlowSchema = kind.Of(kind.Spec[*flowcontrolv1.FlowSchema]{
 	Subs: map[string]kind.Sub[*flowcontrolv1.FlowSchema]{"status": {AnyFinalizer: true,
 		Update: func(s, old *flowcontrolv1.FlowSchema) {
 			s.Spec = old.Spec
-			metav1.ResetObjectMetaForStatus(&s.ObjectMeta, &old.ObjectMeta)
+			owners := s.ManagedFields
+			s.ObjectMeta = old.ObjectMeta
+			s.ManagedFields = owners
 		},
 		Validate: func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList { return validateSchemaConditions(s) },
 	}},
@@ -86,8 +88,12 @@ func validateSchemaSpec(name string, s *flowcontrolv1.FlowSchemaSpec) (errs fiel
 		errs = append(errs, field.Invalid(at, p, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
 	if d := s.DistinguisherMethod; d != nil {
-		errs = append(errs, check.OneOf(d.Type, path.Child("distinguisherMethod", "type"),
-			flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+		if byNamespace, byUser := flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType; d.Type != byNamespace && d.Type != byUser {
+			named := struct {
+				Type flowcontrolv1.FlowDistinguisherMethodType
+			}{d.Type} // the message shows the whole method
+			errs = append(errs, field.NotSupported(path.Child("distinguisherMethod", "type"), named, []string{string(byNamespace), string(byUser)}))
+		}
 	}
 	level, at := s.PriorityLevelConfiguration.Name, path.Child("priorityLevelConfiguration", "name")
 	if level == "" {

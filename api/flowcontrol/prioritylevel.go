@@ -38,7 +38,9 @@ var PriorityLevelConfiguration = kind.Of(kind.Spec[*flowcontrolv1.PriorityLevelC
 	Subs: map[string]kind.Sub[*flowcontrolv1.PriorityLevelConfiguration]{"status": {AnyFinalizer: true,
 		Update: func(p, old *flowcontrolv1.PriorityLevelConfiguration) {
 			p.Spec = old.Spec
-			metav1.ResetObjectMetaForStatus(&p.ObjectMeta, &old.ObjectMeta)
+			owners := p.ManagedFields
+			p.ObjectMeta = old.ObjectMeta
+			p.ManagedFields = owners
 		},
 		Validate: func(p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 			return validateLevelConditions(p)

@@ -18,6 +18,7 @@ func Of[T Object](s Spec[T]) Kind {
 		CountsUpdates:  s.CountsUpdates,
 		ValidateName:   s.ValidateName,
 		NameOnUpdate:   s.NameOnUpdate,
+		PlainMeta:      s.PlainMeta,
 		AnyFinalizer:   s.AnyFinalizer,
 		Validate:       check(s.Validate),
 		ValidateUpdate: check2(s.ValidateUpdate),

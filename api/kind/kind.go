@@ -50,6 +50,9 @@ type Spec[T Object] struct {
 	NameFor func(obj T) func(name string, prefix bool) []string
 	// NameOnUpdate: an update judges metadata.name and generateName as a create does.
 	NameOnUpdate bool
+	// PlainMeta: a create judges metadata only when all else is fine, and only by
+	// what holds for every kind.
+	PlainMeta bool
 	// AnyFinalizer: bare names of finalizers may be others than Kubernetes' own.
 	AnyFinalizer bool
 	// Validate checks all of a new object but metadata, which the row checks.
@@ -114,6 +117,7 @@ type Kind struct {
 	ValidateName   func(name string, prefix bool) []string
 	NameFor        func(obj Object) func(name string, prefix bool) []string // nil: ValidateName
 	NameOnUpdate   bool
+	PlainMeta      bool
 	AnyFinalizer   bool
 	Validate       func(obj Object) field.ErrorList
 	ValidateUpdate func(obj, old Object) field.ErrorList

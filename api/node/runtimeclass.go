@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/api/validate/content"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,7 +29,7 @@ var RuntimeClass = kind.Of(kind.Spec[*nodev1.RuntimeClass]{
 	NewList:      func() runtime.Object { return &nodev1.RuntimeClassList{} },
 	Validate:     validateRuntimeClass,
 	ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {
-		return append(validateRuntimeClass(c), validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))...)
+		return append(validateRuntimeClass(c), check.Unchanged(c.Handler, old.Handler, field.NewPath("handler"))...)
 	},
 	Warn: func(c, _ *nodev1.RuntimeClass) (texts []string) {
 		if c.Scheduling == nil {

@@ -19,7 +19,7 @@ import (
 // PodDisruptionBudget is policy/v1 PodDisruptionBudget.
 var PodDisruptionBudget = kind.Of(kind.Spec[*policyv1.PodDisruptionBudget]{
 	AnyFinalizer: true,
-	ValidateName: check.PathSegment,
+	PlainMeta:    true,
 	New:          func() *policyv1.PodDisruptionBudget { return &policyv1.PodDisruptionBudget{} },
 	NewList:      func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
 	Create: func(b *policyv1.PodDisruptionBudget) {

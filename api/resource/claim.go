@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/operation"
 	"k8s.io/apimachinery/pkg/api/validate"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -377,7 +378,10 @@ func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 		}
 	}
 	if s.Allocation != nil && old.Status.Allocation != nil {
-		return append(errs, validation.ValidateImmutableField(s.Allocation, old.Status.Allocation, path.Child("allocation"))...)
+		if !equality.Semantic.DeepEqual(s.Allocation, old.Status.Allocation) {
+			errs = append(errs, field.Invalid(path.Child("allocation"), nil, "field cannot be modified once set"))
+		}
+		return errs
 	}
 	if s.Allocation != nil {
 		errs = append(errs, validateAllocation(s.Allocation, namesOf(&c.Spec.Devices), path.Child("allocation"))...)

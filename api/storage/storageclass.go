@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -49,7 +48,7 @@ var StorageClass = kind.Of(kind.Spec[*storagev1.StorageClass]{
 			{"parameters", c.Parameters, old.Parameters}, {"provisioner", c.Provisioner, old.Provisioner},
 			{"reclaimPolicy", c.ReclaimPolicy, old.ReclaimPolicy}, {"volumeBindingMode", c.VolumeBindingMode, old.VolumeBindingMode},
 		} {
-			errs = append(errs, validation.ValidateImmutableField(f.now, f.was, field.NewPath(f.name))...)
+			errs = append(errs, check.Unchanged(f.now, f.was, field.NewPath(f.name))...)
 		}
 		return errs
 	},

@@ -56,7 +56,7 @@ var VolumeAttachment = kind.Of(kind.Spec[*storagev1.VolumeAttachment]{
 
 func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := check.DriverName(a.Spec.Attacher, path.Child("attacher"))
+	errs := validateDriverName(a.Spec.Attacher, path.Child("attacher"))
 	errs = append(errs, validateSource(&a.Spec.Source, path.Child("source"))...)
 	errs = append(errs, check.Each(path.Child("nodeName"), a.Spec.NodeName, validation.NameIsDNSSubdomain(a.Spec.NodeName, false))...)
 	status := field.NewPath("status")

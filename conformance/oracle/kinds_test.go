@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"sigs.k8s.io/yaml"
 
@@ -93,6 +94,17 @@ func (p *pair) context(subresource string) context.Context {
 	return genericapirequest.WithRequestInfo(ctx, &genericapirequest.RequestInfo{IsResourceRequest: true, APIGroup: p.row.Group,
 		APIVersion: p.row.Version, Resource: p.row.Name, Subresource: subresource, Namespace: namespace})
 }
+
+// listening is context with the list of the warnings that upstream gives to it.
+func (p *pair) listening(subresource string) (context.Context, *heard) {
+	given := &heard{}
+	return warning.WithWarningRecorder(p.context(subresource), given), given
+}
+
+type heard []string
+
+// AddWarning is upstream's way to warn while it prepares an object.
+func (h *heard) AddWarning(_, text string) { *h = append(*h, text) }
 
 // decode is what both sides begin with; nil: not an object of the kind.
 func (p *pair) decode(text []byte) api.Object {

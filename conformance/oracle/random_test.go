@@ -156,10 +156,9 @@ func (d *dice) placesOfMeta(m *metav1.ObjectMeta, out *[]func()) {
 		func() { m.Finalizers = append(m.Finalizers, d.word()) },
 		func() { m.Finalizers = nil },
 		func() { d.fill.Fill(&m.OwnerReferences) },
-		func() { m.UID = "other" },
 		func() { m.Generation = pick(d, numbers) },
 		func() { d.fill.Fill(&m.DeletionGracePeriodSeconds) },
-		func() { m.ResourceVersion = pick(d, []string{"", "7", "x"}) },
+		func() { m.ResourceVersion = pick(d, []string{"", m.ResourceVersion}) },
 	)
 	if m.DeletionTimestamp != nil {
 		*out = append(*out, func() { m.DeletionTimestamp = nil }, func() { m.DeletionTimestamp.Time = time.Unix(1800000000, 0) })

@@ -120,7 +120,7 @@ func upstreamKinds() map[string]upstreamKind {
 	apiregistrationinstall.Install(legacyscheme.Scheme)
 	apiextensionsinstall.Install(legacyscheme.Scheme)
 	capabilities.Setup(true, 0)
-	scheme, namespaces := legacyscheme.Scheme, noNamespaces{}
+	scheme, namespaces := legacyscheme.Scheme, adminNamespaces{}
 	claims := resourceclaim.NewStrategy(namespaces, everything{})
 	policies := validatingadmissionpolicy.NewStrategy(nil, noResources{})
 	podCertificates := podcertificaterequest.NewStrategy()
@@ -214,13 +214,14 @@ func (everything) Authorize(context.Context, authorizer.Attributes) (authorizer.
 	return authorizer.DecisionAllow, "", nil
 }
 
-// noNamespaces is a cluster without namespaces that allow administrators' claims.
-type noNamespaces struct {
+// adminNamespaces is a cluster whose namespaces all allow administrators' claims: what another object decides is not
+// compared here.
+type adminNamespaces struct {
 	corev1client.NamespaceInterface
 }
 
-func (noNamespaces) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.Namespace, error) {
-	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil
+func (adminNamespaces) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.Namespace, error) {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"resource.kubernetes.io/admin-access": "true"}}}, nil
 }
 
 // noResources is wanted, but without an authorizer never asked.

@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -115,7 +116,7 @@ func (w *writer) create(text []byte) {
 		return
 	}
 
-	ctx := w.context("")
+	ctx, given := w.listening("")
 	var want field.ErrorList
 	if safely(func() {
 		w.upstream.main.PrepareForCreate(ctx, in)
@@ -149,7 +150,7 @@ func (w *writer) create(text []byte) {
 	if len(want) > 0 {
 		return
 	}
-	warnings := w.upstream.main.WarningsOnCreate(ctx, in)
+	warnings := append(*given, w.upstream.main.WarningsOnCreate(ctx, in)...)
 	results.count("warnings", w.name, sameSets(warnings, w.stored.Kind.Warn(obj, nil)), example)
 }
 
@@ -202,7 +203,9 @@ func (w *writer) nextVersion(old []byte) []byte {
 // named is text with old's name: another one is refused before anything is judged.
 func (w *writer) named(text, old []byte) []byte {
 	obj := w.decode(text)
-	obj.SetName(w.decode(old).GetName())
+	was := w.decode(old)
+	obj.SetName(was.GetName())
+	obj.SetUID(was.GetUID())
 	out, err := json.Marshal(obj)
 	if err != nil {
 		return text
@@ -259,7 +262,7 @@ func (w *writer) created(text []byte) (obj api.Object) {
 		if at := sent.GetDeletionTimestamp(); at != nil {
 			next.SetDeletionTimestamp(at)
 		}
-		obj = next
+		obj = w.withStatus(stored, next)
 	})
 	return obj
 }
@@ -278,6 +281,24 @@ func (w *writer) mixed(old []byte) []byte {
 		return old
 	}
 	return text
+}
+
+// withStatus is next, of which the status was written through the subresource.
+func (w *writer) withStatus(created []byte, next api.Object) api.Object {
+	through, ok := w.upstream.subs["status"]
+	if !ok {
+		return next
+	}
+	text, err := json.Marshal(next)
+	if err != nil {
+		return nil
+	}
+	old, in := w.must(created), w.must(text)
+	through.PrepareForUpdate(w.context("status"), in, old)
+	if text, err = json.Marshal(w.shown(in)); err != nil {
+		return nil
+	}
+	return w.decode(text)
 }
 
 func (w *writer) updateThrough(sub string, before, after []byte) {
@@ -299,10 +320,10 @@ func (w *writer) updateThrough(sub string, before, after []byte) {
 	if ourOld == nil || obj == nil {
 		return
 	}
-	ctx := w.context(sub)
+	ctx, given := w.listening(sub)
 	var want field.ErrorList
 	if safely(func() {
-		w.prepare(s, sub, in, old)
+		w.prepare(ctx, s, in, old)
 		want = rest.ValidateUpdate(ctx, in, old, s)
 	}) != nil {
 		return
@@ -330,7 +351,7 @@ func (w *writer) updateThrough(sub string, before, after []byte) {
 	if len(want) > 0 || sub != "" {
 		return
 	}
-	warnings := s.WarningsOnUpdate(ctx, in, old)
+	warnings := append(*given, s.WarningsOnUpdate(ctx, in, old)...)
 	results.count("warnings", name, sameSets(warnings, w.stored.Kind.Warn(obj, ourOld)), example)
 }
 
@@ -353,10 +374,10 @@ func (w *writer) fromUpstream(in runtime.Object) (obj api.Object) {
 }
 
 // prepare is what rest.BeforeUpdate does before it validates.
-func (w *writer) prepare(s rest.RESTUpdateStrategy, sub string, in, old runtime.Object) {
+func (w *writer) prepare(ctx context.Context, s rest.RESTUpdateStrategy, in, old runtime.Object) {
 	obj, was := in.(api.Object), old.(api.Object)
 	obj.SetGeneration(was.GetGeneration())
-	s.PrepareForUpdate(w.context(sub), in, old)
+	s.PrepareForUpdate(ctx, in, old)
 	if obj.GetUID() == "" {
 		obj.SetUID(was.GetUID())
 	}
