@@ -109,10 +109,7 @@ func RunLocalAgent(ctx context.Context, dir, name string, log *slog.Logger, read
 		if err != nil {
 			return err
 		}
-		err = registry.WriteHosts(registry.Hosts{
-			Dir: n.dir("hosts"), Cluster: fmt.Sprintf("http://%s:%d", n.spec.Ranges().Host(), n.spec.RegistryPort), Names: []string{RegistryName},
-		})
-		if err != nil {
+		if err := n.writeHosts(); err != nil {
 			return err
 		}
 		endpoint = rt.Endpoint()
@@ -123,6 +120,13 @@ func RunLocalAgent(ctx context.Context, dir, name string, log *slog.Logger, read
 			return group.Wait()
 		}
 	}
+	machine, err := local.MachineNetwork()
+	if err != nil {
+		return err
+	}
+	defer machine.Close()
+	relay := &local.Relay{Machine: machine, Ranges: n.spec.Ranges(), Log: n.log}
+	group.Go(func() error { return relay.Run(ctx) })
 	pods, err := n.podNetwork(api)
 	if err != nil {
 		return err
@@ -152,6 +156,21 @@ func RunLocalAgent(ctx context.Context, dir, name string, log *slog.Logger, read
 		return nil
 	})
 	return group.Wait()
+}
+
+// writeHosts tells the node's containerd where images are.
+func (n *localNode) writeHosts() error {
+	hosts := registry.Hosts{
+		Dir: n.dir("hosts"), Cluster: fmt.Sprintf("http://%s:%d", n.spec.Ranges().Host(), n.spec.RegistryPort), Names: []string{RegistryName},
+	}
+	for _, text := range n.spec.Mirrors {
+		mirror, err := registry.ParseMirror(text)
+		if err != nil {
+			return err
+		}
+		hosts.Mirrors = append(hosts.Mirrors, mirror)
+	}
+	return registry.WriteHosts(hosts)
 }
 
 // client acts as the node. A local cluster's agents stand on the machine that

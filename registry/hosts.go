@@ -21,6 +21,17 @@ type Mirror struct {
 	PushToo      bool   // false: pulls only
 }
 
+// ParseMirror reads HOST=URL, as flags say it: for images of HOST ("*": of every
+// registry), URL is asked first.
+func ParseMirror(text string) (Mirror, error) {
+	host, address, ok := strings.Cut(text, "=")
+	u, err := url.Parse(address)
+	if !ok || host != "*" && !validHost(host) || err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return Mirror{}, fmt.Errorf("mirror %q: give HOST=URL, such as docker.io=https://mirror.example.com", text)
+	}
+	return Mirror{For: host, URL: address}, nil
+}
+
 // Hosts says how a node's containerd finds images.
 type Hosts struct {
 	Dir     string // containerd's config_path

@@ -19,33 +19,49 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HostNetwork is what a cluster has on the machine's own network: one bridge that
-// its nodes stand on, the routes to their pods, and one nftables table. No rule
-// of anybody else is touched, and all of it goes with Remove.
+// HostNetwork is what a cluster has on the machine's own network: one interface
+// with the machine's address among the nodes, the routes to their pods, and one
+// nftables table. The bridge that the nodes stand on is at the interface's other end,
+// in a network namespace of its own: what nodes say to each other passes none of the
+// machine's rules, whatever those do with bridged packets. No rule of anybody else is
+// touched, and all of it goes with Remove.
 type HostNetwork struct {
 	id     string // six hexadecimal digits, from the data directory: unique on the machine
 	ranges Ranges
+	bridge Namespaces // where the bridge is
 }
 
 // hostNetworkOf names the network of the cluster in dir; it makes nothing.
 func hostNetworkOf(dir string, r Ranges) HostNetwork {
 	sum := sha256.Sum256([]byte(dir))
-	return HostNetwork{id: fmt.Sprintf("%x", sum[:3]), ranges: r}
+	return HostNetwork{id: fmt.Sprintf("%x", sum[:3]), ranges: r, bridge: namespacesOf(Dirs(dir).Run(), ".bridge")}
 }
 
-// Bridge is the name of the bridge.
-func (h HostNetwork) Bridge() string { return bridgePrefix + h.id }
+// Interface is the machine's way to the nodes.
+func (h HostNetwork) Interface() string { return interfacePrefix + h.id }
 
-const bridgePrefix = "skiff-"
+const (
+	interfacePrefix = "skiff-"
+	bridgeName      = "bridge"  // in its namespace
+	machinePort     = "machine" // the bridge's port to the machine
+)
 
-func (h HostNetwork) table() string     { return "skiff_" + h.id }
-func (h HostNetwork) veth(n int) string { return fmt.Sprintf("sk%s-%d", h.id, n) }
+// port is the bridge's port to a node.
+func port(n int) string { return fmt.Sprintf("node-%d", n) }
+
+func (h HostNetwork) table() string { return "skiff_" + h.id }
 
 // Create makes bridge, routes and rules, or completes what is there.
 func (h HostNetwork) Create(ctx context.Context) error {
-	bridge, err := h.createBridge()
+	if err := h.bridge.Create(); err != nil {
+		return err
+	}
+	link, err := h.connect()
 	if err != nil {
-		return fmt.Errorf("make bridge %s: %w", h.Bridge(), err)
+		return fmt.Errorf("make interface %s: %w", h.Interface(), err)
+	}
+	if err := h.bridge.In(h.configureBridge); err != nil {
+		return fmt.Errorf("make bridge behind %s: %w", h.Interface(), err)
 	}
 	// What belongs to the cluster and goes nowhere else ends here, and never
 	// leaves by the default route.
@@ -54,24 +70,36 @@ func (h HostNetwork) Create(ctx context.Context) error {
 			return fmt.Errorf("close range %s: %w", p, err)
 		}
 	}
-	if err := h.forward(bridge); err != nil {
+	if err := h.forward(link); err != nil {
 		return err
 	}
 	return nft(ctx, h.rules())
 }
 
-func (h HostNetwork) createBridge() (netlink.Link, error) {
-	link, err := netlink.LinkByName(h.Bridge())
+// connect makes the machine's interface, whose other end is a port of the bridge.
+func (h HostNetwork) connect() (netlink.Link, error) {
+	link, err := netlink.LinkByName(h.Interface())
+	if err == nil && link.Type() != "veth" { // an earlier version's bridge
+		if err = netlink.LinkDel(link); err == nil {
+			err = netlink.LinkNotFoundError{}
+		}
+	}
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = h.Bridge()
-		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		handle, err := netns.GetFromPath(h.bridge.net())
+		if err != nil {
 			return nil, err
 		}
-		link, err = netlink.LinkByName(h.Bridge())
-	}
-	if err != nil {
+		defer handle.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = h.Interface()
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: machinePort, PeerNamespace: netlink.NsFd(int(handle))}); err != nil {
+			return nil, err
+		}
+		if link, err = netlink.LinkByName(h.Interface()); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
 		return nil, err
 	}
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: h.ranges.Host().AsSlice(), Mask: net.CIDRMask(h.ranges.Nodes.Bits(), 32)}}
@@ -81,10 +109,48 @@ func (h HostNetwork) createBridge() (netlink.Link, error) {
 	return link, netlink.LinkSetUp(link)
 }
 
-// forward lets packets pass between the bridge and where the machine's default
+// configureBridge runs in the bridge's namespace.
+func (h HostNetwork) configureBridge() error {
+	handle, err := netlink.NewHandle() // its socket belongs to this thread's namespace
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridgeName
+	if err := handle.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if err := enslave(handle, machinePort); err != nil {
+		return err
+	}
+	bridge, err := handle.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	return handle.LinkSetUp(bridge)
+}
+
+// enslave makes an interface a port of the bridge.
+func enslave(handle *netlink.Handle, name string) error {
+	bridge, err := handle.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	link, err := handle.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if err := handle.LinkSetMaster(link, bridge); err != nil {
+		return err
+	}
+	return handle.LinkSetUp(link)
+}
+
+// forward lets packets pass between the nodes and where the machine's default
 // route goes: per interface, so that nothing else begins to be forwarded.
-func (h HostNetwork) forward(bridge netlink.Link) error {
-	interfaces := []string{bridge.Attrs().Name}
+func (h HostNetwork) forward(link netlink.Link) error {
+	interfaces := []string{link.Attrs().Name}
 	routes, err := netlink.RouteGet(net.IPv4(192, 0, 2, 255)) // a documentation address: it asks for the default route, nothing is sent
 	if err == nil && len(routes) > 0 {
 		if up, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil && up.Attrs().Name != "lo" {
@@ -99,7 +165,7 @@ func (h HostNetwork) forward(bridge netlink.Link) error {
 		if err := os.WriteFile(path, []byte("1"), 0o644); err != nil {
 			return fmt.Errorf("turn on forwarding for %s: %w", name, err)
 		}
-		if name == h.Bridge() {
+		if name == h.Interface() {
 			continue // it goes as a whole
 		}
 		if err := noteForwarding(name); err != nil {
@@ -130,7 +196,7 @@ func stopForwarding() error {
 		return fmt.Errorf("look for other clusters: %w", err)
 	}
 	for _, link := range links {
-		if link.Type() == "bridge" && strings.HasPrefix(link.Attrs().Name, bridgePrefix) {
+		if link.Type() == "veth" && strings.HasPrefix(link.Attrs().Name, interfacePrefix) {
 			return nil
 		}
 	}
@@ -167,7 +233,7 @@ table ip %[1]s {
 		oifname "%[4]s" drop
 	}
 }
-`, h.table(), h.ranges.Nodes, h.ranges.Pods, h.Bridge())
+`, h.table(), h.ranges.Nodes, h.ranges.Pods, h.Interface())
 }
 
 // nft carries out a script in one transaction.
@@ -185,9 +251,10 @@ func nft(ctx context.Context, script string) error {
 // Remove takes it all away; what is not there is no error.
 func (h HostNetwork) Remove(ctx context.Context) error {
 	var errs []error
-	if link, err := netlink.LinkByName(h.Bridge()); err == nil {
+	if link, err := netlink.LinkByName(h.Interface()); err == nil {
 		errs = append(errs, netlink.LinkDel(link)) // takes its routes along
 	}
+	errs = append(errs, h.bridge.Remove())
 	for _, p := range []netip.Prefix{h.ranges.Pods, h.ranges.Services} {
 		err := netlink.RouteDel(&netlink.Route{Dst: ipNet(p), Type: unix.RTN_UNREACHABLE, Priority: 1 << 20})
 		if err != nil && !errors.Is(err, unix.ESRCH) {
@@ -201,19 +268,23 @@ func (h HostNetwork) Remove(ctx context.Context) error {
 // Attach puts a node onto the bridge: eth0 in its network namespace, its address,
 // its default route, and the machine's route to its pods.
 func (h HostNetwork) Attach(n Node, ns Namespaces) error {
-	bridge, err := netlink.LinkByName(h.Bridge())
+	link, err := netlink.LinkByName(h.Interface())
 	if err != nil {
 		return fmt.Errorf("attach node %s: %w", n.Name, err)
 	}
-	if _, err := netlink.LinkByName(h.veth(n.Number)); err != nil {
-		if err := h.plug(bridge, n, ns); err != nil {
-			return fmt.Errorf("attach node %s: %w", n.Name, err)
-		}
+	// Opened here: in the bridge's mount namespace the file is not visible.
+	node, err := netns.GetFromPath(ns.net())
+	if err != nil {
+		return fmt.Errorf("attach node %s: %w", n.Name, err)
+	}
+	defer node.Close()
+	if err := h.bridge.In(func() error { return plug(n, node) }); err != nil {
+		return fmt.Errorf("attach node %s: %w", n.Name, err)
 	}
 	if err := ns.In(func() error { return h.configure(n) }); err != nil {
 		return fmt.Errorf("configure network of node %s: %w", n.Name, err)
 	}
-	route := &netlink.Route{Dst: ipNet(h.ranges.PodsOf(n.Number)), Gw: h.ranges.Node(n.Number).AsSlice(), LinkIndex: bridge.Attrs().Index}
+	route := &netlink.Route{Dst: ipNet(h.ranges.PodsOf(n.Number)), Gw: h.ranges.Node(n.Number).AsSlice(), LinkIndex: link.Attrs().Index}
 	if err := netlink.RouteReplace(route); err != nil {
 		return fmt.Errorf("route to the pods of node %s: %w", n.Name, err)
 	}
@@ -222,8 +293,8 @@ func (h HostNetwork) Attach(n Node, ns Namespaces) error {
 
 // Detach takes a node off the bridge.
 func (h HostNetwork) Detach(n Node) error {
-	if link, err := netlink.LinkByName(h.veth(n.Number)); err == nil {
-		if err := netlink.LinkDel(link); err != nil {
+	if h.bridge.Exist() {
+		if err := h.bridge.In(func() error { return unplug(n) }); err != nil {
 			return fmt.Errorf("detach node %s: %w", n.Name, err)
 		}
 	}
@@ -234,22 +305,36 @@ func (h HostNetwork) Detach(n Node) error {
 	return nil
 }
 
-// plug makes the pair of interfaces: one end on the bridge, the other in the
-// namespace, under a name that configure changes.
-func (h HostNetwork) plug(bridge netlink.Link, n Node, ns Namespaces) error {
-	handle, err := netns.GetFromPath(ns.net())
+// plug runs in the bridge's namespace. It makes the pair of interfaces, unless it is
+// there: one end a port of the bridge, the other in the node's namespace.
+func plug(n Node, node netns.NsHandle) error {
+	handle, err := netlink.NewHandle()
 	if err != nil {
 		return err
 	}
 	defer handle.Close()
+	if _, err := handle.LinkByName(port(n.Number)); err == nil {
+		return nil
+	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = h.veth(n.Number)
-	attrs.MasterIndex = bridge.Attrs().Index
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: nodeInterface, PeerNamespace: netlink.NsFd(int(handle))}
-	if err := netlink.LinkAdd(pair); err != nil {
+	attrs.Name = port(n.Number)
+	if err := handle.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: nodeInterface, PeerNamespace: netlink.NsFd(int(node))}); err != nil {
 		return err
 	}
-	return netlink.LinkSetUp(pair)
+	return enslave(handle, port(n.Number))
+}
+
+// unplug runs in the bridge's namespace.
+func unplug(n Node) error {
+	handle, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	if link, err := handle.LinkByName(port(n.Number)); err == nil {
+		return handle.LinkDel(link)
+	}
+	return nil
 }
 
 const nodeInterface = "eth0"

@@ -35,6 +35,8 @@ type Spec struct {
 	Kubeconfig string `json:"kubeconfig,omitempty"`
 	// RuntimeEndpoint is a CRI socket that somebody else serves; empty: each node has its own containerd.
 	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
+	// Mirrors are registries that are asked instead of others: HOST=URL, see registry.ParseMirror.
+	Mirrors []string `json:"registryMirrors,omitempty"`
 }
 
 // Node is one node of the cluster.

@@ -39,11 +39,13 @@ func TestStoriesWithContainers(t *testing.T) {
 	s := newStory(t)
 	s.end()
 	t.Log(s.skiff("up", "--nodes", "2"))
+	private := s.privateRegistry()
 	tools := s.buildTools()
 	s.skiff("image", "build", "--tag", "example/web:v1", "../../examples/web")
 
 	t.Run("scripts", s.scripts)
 	t.Run("a rollout loses no request", func(t *testing.T) { s.rolloutUnderLoad(t, tools) })
+	t.Run("a registry that asks for a password", func(t *testing.T) { s.in(t).pullSecrets(private) })
 	t.Run("a second cluster", s.secondCluster)
 }
 
@@ -61,11 +63,19 @@ func (s *story) end() {
 // program in testdata/tools, whose path on this machine it returns.
 func (s *story) buildTools() (tools string) {
 	s.t.Helper()
+	root, tools := s.toolsRoot()
+	s.skiff("image", "build", "--tag", "tools:v1", "--entrypoint", "/bin/sh", root)
+	return tools
+}
+
+// toolsRoot makes the root file system of that image.
+func (s *story) toolsRoot() (root, tools string) {
+	s.t.Helper()
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		s.t.Skip("skipped: there is no busybox (package busybox-static)")
 	}
-	root := s.t.TempDir()
+	root = s.t.TempDir()
 	bin := filepath.Join(root, "bin")
 	for _, dir := range []string{bin, filepath.Join(root, "tmp"), filepath.Join(root, "etc")} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -89,8 +99,7 @@ func (s *story) buildTools() (tools string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		s.t.Fatalf("build tools: %v\n%s", err, out)
 	}
-	s.skiff("image", "build", "--tag", "tools:v1", "--entrypoint", "/bin/sh", root)
-	return tools
+	return root, tools
 }
 
 // scripts runs testdata/containers, side by side.

@@ -38,8 +38,8 @@ func (s *story) mark() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	bridge := local.Dirs(s.dir).Network(spec).Bridge()
-	s.marks = append(s.marks, strings.TrimPrefix(bridge, "skiff-"), spec.Ranges().Pods.String(), spec.Ranges().Services.String())
+	link := local.Dirs(s.dir).Network(spec).Interface()
+	s.marks = append(s.marks, strings.TrimPrefix(link, "skiff-"), spec.Ranges().Pods.String(), spec.Ranges().Services.String())
 }
 
 // serveBeside applies besideWeb and returns where it answers at localhost.

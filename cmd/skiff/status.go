@@ -24,6 +24,8 @@ type clusterStatus struct {
 	Nodes      []nodeStatus          `json:"nodes"`
 	Processes  []local.ProcessStatus `json:"processes"`
 	Registry   string                `json:"registry,omitempty"`
+	// Relayed says whose rules drop what is forwarded: the pods' TCP and UDP to the outside is relayed then.
+	Relayed string `json:"relayed,omitempty"`
 }
 
 type nodeStatus struct {
@@ -78,6 +80,9 @@ func readStatus(cmd *cobra.Command, dir string) (*clusterStatus, error) {
 	}
 	if spec.Runtime == local.Containerd {
 		s.Registry = fmt.Sprintf("127.0.0.1:%d", spec.RegistryPort)
+		if s.Relayed, err = local.ForwardingDropped(cmd.Context()); err != nil {
+			return nil, err
+		}
 	}
 	for _, n := range spec.Nodes {
 		ns := nodeStatus{Name: n.Name, Stopped: n.Stopped}
@@ -109,6 +114,9 @@ func (s *clusterStatus) text(w io.Writer) {
 	if s.Registry != "" {
 		fmt.Fprintf(w, "  registry   %s\n", s.Registry)
 	}
+	if s.Relayed != "" {
+		fmt.Fprintf(w, "  outside    %s\n", relayNote(s.Relayed))
+	}
 	for _, n := range s.Nodes {
 		note := ""
 		if n.Stopped {
@@ -126,4 +134,9 @@ func (s *clusterStatus) text(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 	}
+}
+
+// relayNote tells users what the machine's rules mean for their pods.
+func relayNote(by string) string {
+	return "pods reach it by TCP and UDP through a relay, not by ping: forwarding is dropped by " + by
 }

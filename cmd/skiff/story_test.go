@@ -23,6 +23,7 @@ type story struct {
 	ctx                    context.Context
 	skiffPath, kubectlPath string
 	name, dir, kubeconfig  string
+	prefix                 []string // what programs are started through; empty: nothing
 	marks                  []string // by which what the cluster made is known, beside its name and directory
 }
 
@@ -68,7 +69,8 @@ func newStory(t *testing.T) *story {
 }
 
 func (s *story) run(program string, args ...string) (string, error) {
-	cmd := exec.CommandContext(s.ctx, program, args...)
+	words := append(append(slices.Clone(s.prefix), program), args...)
+	cmd := exec.CommandContext(s.ctx, words[0], words[1:]...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.kubeconfig, "SUDO_USER=")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

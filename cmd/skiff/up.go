@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,12 +16,14 @@ import (
 	"skiff/client"
 	"skiff/cluster"
 	"skiff/cluster/local"
+	"skiff/registry"
 )
 
 func upCommand() *cobra.Command {
 	var w which
 	var nodes int
 	var runtime, endpoint string
+	var mirrors []string
 	var wait time.Duration
 	c := &cobra.Command{
 		Use: "up", GroupID: "cluster",
@@ -36,13 +39,14 @@ anybody can start thousands of them. --nodes 0 is a control plane alone.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
 			defer cancel()
-			return up(ctx, w, nodes, runtime, endpoint, cmd.Flags().Changed("nodes"))
+			return up(ctx, w, newCluster{nodes, runtime, endpoint, mirrors}, cmd.Flags().Changed("nodes"))
 		},
 	}
 	w.flags(c)
 	c.Flags().IntVar(&nodes, "nodes", 1, "how many nodes a new cluster has")
 	c.Flags().StringVar(&runtime, "runtime", defaultRuntime(), "what runs the pods of a new cluster: containerd or simulated")
 	c.Flags().StringVar(&endpoint, "runtime-endpoint", "", "a CRI socket that is there already, instead of a containerd of the node's own (one node)")
+	c.Flags().StringArrayVar(&mirrors, "registry-mirror", nil, "HOST=URL: a registry that is asked first for images of HOST (docker.io, …; *: every one); may be repeated; kept with the cluster")
 	c.Flags().DurationVar(&wait, "wait", 2*time.Minute, "how long to wait until the cluster is ready")
 	return c
 }
@@ -63,21 +67,56 @@ func (s *steps) done(format string, args ...any) {
 	s.last = now
 }
 
-func up(ctx context.Context, w which, nodes int, runtime, endpoint string, nodesGiven bool) error {
+// newCluster is what flags say of a cluster that is to be made. Of one that is there,
+// only the mirrors can be changed, while it is stopped.
+type newCluster struct {
+	nodes             int
+	runtime, endpoint string
+	mirrors           []string
+}
+
+// remirror gives a cluster that is there other mirrors.
+func remirror(ctx context.Context, dir string, spec *local.Spec, mirrors []string) error {
+	if len(mirrors) == 0 || slices.Equal(mirrors, spec.Mirrors) {
+		return nil
+	}
+	if err := checkMirrors(mirrors); err != nil {
+		return err
+	}
+	if _, err := local.CommandsOf(dir).Status(ctx); !errors.Is(err, local.ErrStopped) {
+		return errors.Join(fmt.Errorf("--registry-mirror: cluster %s runs: `skiff stop` it first", spec.Name), exitCode(2))
+	}
+	spec.Mirrors = mirrors
+	return spec.Save(dir)
+}
+
+func checkMirrors(mirrors []string) error {
+	for _, text := range mirrors {
+		if _, err := registry.ParseMirror(text); err != nil {
+			return errors.Join(err, exitCode(2))
+		}
+	}
+	return nil
+}
+
+func up(ctx context.Context, w which, wanted newCluster, nodesGiven bool) error {
 	dir, err := w.path()
 	if err != nil {
 		return err
 	}
 	spec, err := local.Load(dir)
 	if errors.Is(err, local.ErrNone) {
-		if spec, err = create(dir, w.name, runtime, endpoint, nodes); err == nil {
+		if spec, err = create(dir, w.name, wanted); err == nil {
 			fmt.Printf("Making cluster %s (%s, %d nodes)\n", spec.Name, spec.Runtime, len(spec.Nodes))
 		}
 	} else if err == nil {
 		fmt.Printf("Resuming cluster %s (%s, %d nodes)\n", spec.Name, spec.Runtime, len(spec.Nodes))
-		if nodesGiven && nodes != len(spec.Nodes) {
+		if nodesGiven && wanted.nodes != len(spec.Nodes) {
 			fmt.Fprintf(os.Stderr, "  it keeps its %d nodes: `skiff node add` and `skiff node remove` change that\n", len(spec.Nodes))
 		}
+	}
+	if err == nil {
+		err = remirror(ctx, dir, spec, wanted.mirrors)
 	}
 	if err != nil {
 		return err
@@ -94,18 +133,21 @@ func up(ctx context.Context, w which, nodes int, runtime, endpoint string, nodes
 }
 
 // create records a new cluster.
-func create(dir, name, runtime, endpoint string, nodes int) (*local.Spec, error) {
-	if nodes < 0 {
-		return nil, errors.Join(fmt.Errorf("--nodes %d: give 0 or more", nodes), exitCode(2))
+func create(dir, name string, wanted newCluster) (*local.Spec, error) {
+	if wanted.nodes < 0 {
+		return nil, errors.Join(fmt.Errorf("--nodes %d: give 0 or more", wanted.nodes), exitCode(2))
 	}
-	spec, err := local.New(name, runtime, nodes)
+	if err := checkMirrors(wanted.mirrors); err != nil {
+		return nil, err
+	}
+	spec, err := local.New(name, wanted.runtime, wanted.nodes)
 	if err != nil {
 		return nil, err
 	}
-	if endpoint != "" && nodes > 1 {
+	if wanted.endpoint != "" && wanted.nodes > 1 {
 		return nil, errors.Join(errors.New("--runtime-endpoint serves one node: leave --nodes at 1"), exitCode(2))
 	}
-	spec.RuntimeEndpoint = endpoint
+	spec.RuntimeEndpoint, spec.Mirrors = wanted.endpoint, wanted.mirrors
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
@@ -147,6 +189,13 @@ func finishUp(ctx context.Context, dir string, spec *local.Spec, s *steps) error
 		spec.Kubeconfig = path
 		if err := spec.Save(dir); err != nil {
 			return err
+		}
+	}
+	if spec.Runtime == local.Containerd {
+		if by, err := local.ForwardingDropped(ctx); err != nil {
+			fmt.Fprintf(os.Stderr, "  warning: %v\n", err)
+		} else if by != "" {
+			fmt.Printf("  the outside: %s\n", relayNote(by))
 		}
 	}
 	fmt.Printf("Cluster %s is ready after %.2f s: kubectl's context is %s (in %s)\n", spec.Name, time.Since(s.began).Seconds(), local.ContextName(spec.Name), path)
