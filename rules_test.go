@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 	"apiserver/authz":     {"api"},
 	"apiserver/bootstrap": {"api"},
 	"apiserver/crd":       {"api"},
+	"apiserver/flow":      {},
 	"apiserver/openapi":   {},
 
 	"client":    {"api"},

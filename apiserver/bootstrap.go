@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -131,6 +132,8 @@ func reconcile(have, want api.Object) api.Object {
 			n.Data = map[string]string{}
 		}
 		maps.Copy(n.Data, want.(*corev1.ConfigMap).Data)
+	case *flowcontrolv1.FlowSchema, *flowcontrolv1.PriorityLevelConfiguration:
+		return reconcileFlow(have, want)
 	default:
 		return nil // users may change the rest
 	}

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/apiserver/flow"
 )
 
 // FrontConfig says how the server listens, who it is, and how much it takes.
@@ -61,6 +63,7 @@ type FrontConfig struct {
 type front struct {
 	frontConfig FrontConfig
 	limits      *limiter
+	flow        *flow.Controller
 	audit       *auditor
 	metrics     *metrics
 	nodes       *nodes
@@ -80,8 +83,9 @@ func newFront(s *Server, c FrontConfig) (front, error) {
 	}
 	f := front{frontConfig: c, limits: newLimiter(c),
 		nodes: newNodes(c, s.findNode)}
+	f.flow = newFlow(f.limits)
 	f.stopping, f.stop = context.WithCancel(context.Background())
-	f.metrics = newMetrics(f.limits)
+	f.metrics = newMetrics(f.limits, f.flow)
 	f.audit = &auditor{log: s.log, metrics: f.metrics}
 	return f, nil
 }
@@ -97,6 +101,7 @@ func (f *front) run(ctx context.Context, s *Server) error {
 	for _, l := range f.frontConfig.Memory {
 		group.Go(func() error { return f.listen(ctx, s, l, nil) })
 	}
+	group.Go(func() error { return s.followFlow(ctx) })
 	group.Go(func() error { // also where others listen, and only call Handler
 		<-ctx.Done()
 		return nil
@@ -194,8 +199,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	defer hurry(ctx, w, r)()
+	defer r.leave()
 	result, err := s.serve(ctx, r)
 	r.answered = true
+	addFlowHeaders(header, r.class)
 	s.respond(w, r.withContext(ctx), result, err)
 }
 

@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -9,8 +8,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// limiter keeps the number of requests in flight below the caps. Nothing waits:
-// a request gets a place or is told to come back in a second. Three lanes have
+// limiter keeps the number of requests in flight below the caps, whatever flow
+// control (shape.go) lets pass. Nothing waits: a request gets a place or is told to
+// come back in a second. Three lanes have
 // caps of their own, so that users' load cannot shut the cluster's own parts
 // out; what must always get through has no cap (see lane).
 type limiter struct {
@@ -50,17 +50,17 @@ func (g *gate) leave() { g.taken.Add(-1) }
 
 func nothing() {}
 
-// admit takes a place or fails with 429. Whoever gets a release must call it
-// when the request is over.
-func (l *limiter) admit(ctx context.Context, r *Request) (release func(), err error) {
+// admit takes a place, which r.leave gives back, or fails with 429.
+func (l *limiter) admit(r *Request) error {
 	g := l.lane(r)
 	if g == nil {
-		return nothing, nil
+		return nil
 	}
 	if !g.enter() {
-		return nil, tooManyRequests()
+		return tooManyRequests()
 	}
-	return g.leave, nil
+	r.leaves = append(r.leaves, g.leave)
+	return nil
 }
 
 // lane says which cap counts for a request. None (nil) for what must always get

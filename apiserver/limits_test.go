@@ -24,13 +24,13 @@ func TestLanes(t *testing.T) {
 	admin := &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}
 	node := &user.DefaultInfo{Name: "system:node:n", Groups: []string{user.NodesGroup}}
 	ask := func(r Request) (release func(), refused bool) {
-		release, err := l.admit(t.Context(), &r)
+		err := l.admit(&r)
 		if err != nil {
 			if s := statusOf(err); s.Code != http.StatusTooManyRequests || s.Details.RetryAfterSeconds != 1 || s.Message != "Too many requests, please try again later." {
 				t.Errorf("refused with %+v", s)
 			}
 		}
-		return release, err != nil
+		return r.leave, err != nil
 	}
 	read := Request{User: someone, Verb: "get", Resource: pods, Name: "p"}
 	write := Request{User: someone, Verb: "create", Resource: pods}

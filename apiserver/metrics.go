@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"k8s.io/component-base/metrics/legacyregistry"
+
+	"skiff/apiserver/flow"
 )
 
 // metrics are the server's own, under the names that Kubernetes gives them, in
@@ -24,7 +26,7 @@ type metrics struct {
 	watching prometheus.Gauge
 }
 
-func newMetrics(l *limiter) *metrics {
+func newMetrics(l *limiter, f *flow.Controller) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_request_total",
@@ -49,7 +51,7 @@ func newMetrics(l *limiter) *metrics {
 			return float64(n)
 		})
 	}
-	m.registry.MustRegister(m.requests, m.duration, m.refused, m.watching,
+	m.registry.MustRegister(flowMetrics{f}, m.requests, m.duration, m.refused, m.watching,
 		inFlight("readOnly", &l.reads), inFlight("mutating", &l.writes), inFlight("system", &l.system),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests",
 			Help: "Number of requests that stay: watches, logs, exec and their like."}, func() float64 { return float64(l.long.Load()) }),

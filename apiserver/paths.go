@@ -78,6 +78,8 @@ func (s *Server) stream(r *Request) (*Result, error) {
 		h = func(w http.ResponseWriter, req *http.Request) { sendDocument(w, "application/json", body) }
 	case under("/debug/pprof"):
 		h = profile
+	case under(strings.TrimSuffix(flowDebug, "/")):
+		h = s.flowDump
 	case r.Path == "/":
 		h = func(w http.ResponseWriter, req *http.Request) {
 			writeJSON(w, metav1.RootPaths{Paths: s.rootPaths()})

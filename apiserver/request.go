@@ -10,6 +10,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"skiff/api"
+	"skiff/apiserver/flow"
 	"skiff/cache"
 	"skiff/store"
 )
@@ -60,6 +61,8 @@ type Request struct {
 	// the field manager where none is named.
 	UserAgent string
 
+	class    flow.Class // what flow control takes the request for
+	leaves   []func()   // give back what the request has taken; see leave
 	warnings []string
 	answered bool // writing the answer has begun; HTTP only
 }

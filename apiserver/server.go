@@ -17,12 +17,15 @@ func (s *Server) serve(ctx context.Context, r *Request) (result *Result, err err
 	done := s.audit.begin(r)
 	defer func() { done(result, err) }()
 
-	release, err := s.limits.admit(ctx, r)
-	if err != nil {
+	if r.HTTP == nil {
+		defer r.leave() // over HTTP the request lasts until its answer is written
+	}
+	if err := s.shape(ctx, r); err != nil {
 		return nil, err
 	}
-	defer release()
-
+	if err := s.limits.admit(r); err != nil {
+		return nil, err
+	}
 	if err := s.authorize(ctx, r); err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ type Watch struct {
 	// initial are the objects that were there at the beginning, told as ADDED; nil
 	// when that is done. upTo is their state.
 	initial func() (*cache.Entry, bool)
+	begun   func() // called when the initial events are told, or the watch ends before
 	forget  func() // gives initial's resources back
 	upTo    int64
 	tooOld  error // why there is no watcher
@@ -76,6 +77,12 @@ func (s *Server) watch(ctx context.Context, r *Request) (*Result, error) {
 	}
 	if err := s.startWatch(ctx, w, r.ListOptions); err != nil {
 		return nil, err
+	}
+	begun := *r
+	r.leaves = nil // the watch keeps its seats until it has begun
+	w.begun = begun.leave
+	if w.initial == nil {
+		w.begun()
 	}
 	w.end = time.NewTimer(watchTime(r.ListOptions.TimeoutSeconds))
 	w.mark = time.NewTicker(bookmarkEvery)
@@ -235,6 +242,7 @@ func (w *Watch) nextInitial() []WatchEvent {
 		e, ok := w.initial()
 		if !ok {
 			w.initial = nil
+			w.begun()
 			if w.bookmarks {
 				w.marked = w.upTo
 				events = append(events, WatchEvent{Type: watch.Bookmark, Revision: w.upTo, Initial: true})
@@ -281,6 +289,7 @@ func expiredWatch(err error) error {
 // Close ends the watch. It may be called more than once.
 func (w *Watch) Close() {
 	w.over = true
+	w.begun()
 	w.forget()
 	if w.watcher != nil {
 		w.watcher.Stop()
