@@ -310,6 +310,7 @@ func (a *agent) introduce(ctx context.Context, token JoinToken) error {
 		switch {
 		case err == nil:
 			a.log.Info("this node has joined the cluster", "node", a.c.Node.Name)
+			a.keepServers(a.way.given) // the others are learned
 			return nil
 		case apierrors.IsUnauthorized(err):
 			return fmt.Errorf("the cluster does not know the token %s, or it has expired: make another with `skiff token create` on a server", token.ID)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"skiff/client"
@@ -331,9 +332,31 @@ func (m *machine) leave(ctx context.Context) error {
 		}
 		errs = append(errs, own.KillAll(ctx))
 	}
+	errs = append(errs, unmountBelow(m.path("pods")), local.RemoveCgroups(m.c.CgroupParent))
 	errs = append(errs, podnet.Remove(ctx, ""), proxy.Remove(ctx, ""))
 	if link, err := netlink.LinkByName(dnsInterface); err == nil {
 		errs = append(errs, netlink.LinkDel(link))
+	}
+	return errors.Join(errs...)
+}
+
+// unmountBelow takes away what is mounted below dir: pods' volumes.
+func unmountBelow(dir string) error {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	var points []string
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			points = append(points, fields[4])
+		}
+	}
+	var errs []error
+	for _, point := range slices.Backward(points) { // the innermost came last
+		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
+		}
 	}
 	return errors.Join(errs...)
 }

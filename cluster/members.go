@@ -339,7 +339,7 @@ func (s *server) removeMember(w http.ResponseWriter, r *http.Request, members []
 		if asked.Remove == "" || m.Name != asked.Remove && !slices.Contains(m.PeerURLs, asked.Remove) {
 			continue
 		}
-		if err := s.etcd.RemoveMember(r.Context(), m.ID); err != nil {
+		if err := s.removeWhenHealthy(r.Context(), m.ID); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -348,6 +348,19 @@ func (s *server) removeMember(w http.ResponseWriter, r *http.Request, members []
 		return
 	}
 	http.Error(w, fmt.Sprintf("there is no server %q: `skiff server list` shows those that there are", asked.Remove), http.StatusNotFound)
+}
+
+// removeWhenHealthy removes a member, and waits some seconds until the others are
+// settled.
+func (s *server) removeWhenHealthy(ctx context.Context, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		err := s.etcd.RemoveMember(ctx, id)
+		if !errors.Is(err, store.ErrUnsettled) || !sleep(ctx, 250*time.Millisecond) {
+			return err
+		}
+	}
 }
 
 // ListMembers returns the servers of a cluster with an embedded etcd.

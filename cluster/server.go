@@ -398,6 +398,7 @@ func (s *server) run(ctx context.Context, plane *ControlPlane) error {
 		return plane.Run(serving)
 	})
 	group.Go(func() error { return compactor.Run(ctx) })
+	group.Go(func() error { return s.etcd.Ended(ctx) })
 	group.Go(func() error { return s.renewFiles(ctx) })
 	group.Go(func() error {
 		defer stop()

@@ -147,7 +147,7 @@ func (w *way) config(roots *x509.CertPool, identity func(*tls.CertificateRequest
 
 // learn follows who the servers are, and has each new list kept, until ctx ends.
 func (w *way) learn(ctx context.Context, c client.Client, keep func([]string)) error {
-	view := client.NewView()
+	view, kept := client.NewView(), false
 	feed := c.Follow(ctx, client.Source{
 		Resource: api.For[*discoveryv1.EndpointSlice](), Namespace: "default", Fields: fields.OneTermEqualSelector("metadata.name", "kubernetes"),
 	})
@@ -157,8 +157,9 @@ func (w *way) learn(ctx context.Context, c client.Client, keep func([]string)) e
 		if !ok {
 			continue
 		}
-		if servers := serversOf(slice); len(servers) > 0 && w.now(servers) {
+		if servers := serversOf(slice); len(servers) > 0 && (w.now(servers) || !kept) {
 			keep(servers)
+			kept = true
 		}
 	}
 	return nil

@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // Member is one etcd of a cluster.
@@ -67,7 +69,11 @@ func (e *Etcd) PromoteMember(ctx context.Context, id uint64) error {
 	return nil
 }
 
-// RemoveMember takes a member out of the cluster. Its store stops by itself, if it
+// ErrUnsettled is why a member is not removed now: the others have not been connected
+// for some seconds, and might lose their majority.
+var ErrUnsettled = errors.New("the other members have not been connected for long enough")
+
+// RemoveMember takes a member out of the cluster, or fails with ErrUnsettled. Its store stops by itself, if it
 // runs, and its data is of no use any more.
 func (e *Etcd) RemoveMember(ctx context.Context, id uint64) error {
 	ctx, leave, err := e.gate.call(ctx)
@@ -76,7 +82,21 @@ func (e *Etcd) RemoveMember(ctx context.Context, id uint64) error {
 	}
 	defer leave()
 	if _, err := e.client.MemberRemove(ctx, id); err != nil {
+		if err.Error() == rpctypes.ErrUnhealthy.Error() { // the server's or the client's, which are two
+			err = ErrUnsettled
+		}
 		return fmt.Errorf("remove member %x: %w", id, err)
 	}
 	return nil
+}
+
+// Ended returns when the store has ended by itself, with the reason (it was removed
+// from its cluster, say), or when ctx has, with nil.
+func (e *Etcd) Ended(ctx context.Context) error {
+	select {
+	case <-e.gate.ctx.Done():
+		return context.Cause(e.gate.ctx)
+	case <-ctx.Done():
+		return nil
+	}
 }

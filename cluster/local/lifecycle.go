@@ -156,7 +156,7 @@ func Stop(ctx context.Context, dir string) error {
 	if len(spec.Nodes) > 0 {
 		errs = append(errs, dirs.Network(spec).Remove(ctx))
 	}
-	return errors.Join(append(errs, removeCgroups(spec.Cgroup("")))...)
+	return errors.Join(append(errs, RemoveCgroups(spec.Cgroup("")))...)
 }
 
 // stopSupervisor asks the supervisor to end, and waits until it has let go of
@@ -228,7 +228,7 @@ func EndNode(ctx context.Context, dirs Dirs, spec *Spec, n Node) error {
 			return err
 		}
 	}
-	return errors.Join(dirs.Network(spec).Detach(n), ns.Remove(), removeCgroups(spec.Cgroup(n.Name)))
+	return errors.Join(dirs.Network(spec).Detach(n), ns.Remove(), RemoveCgroups(spec.Cgroup(n.Name)))
 }
 
 // endInside runs the agent once more, to end the runtime from within the node.
@@ -248,9 +248,9 @@ func endInside(ctx context.Context, dirs Dirs, n Node, ns Namespaces) error {
 	return nil
 }
 
-// removeCgroups removes an empty group and all below it, in every hierarchy, and
+// RemoveCgroups removes an empty group and all below it, in every hierarchy, and
 // the group of all clusters where this was the last one.
-func removeCgroups(group string) error {
+func RemoveCgroups(group string) error {
 	roots, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
 	if err != nil {
 		return fmt.Errorf("find control groups: %w", err)
