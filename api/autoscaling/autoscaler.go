@@ -119,8 +119,10 @@ func metricText(m *autoscalingv2.MetricSpec, s *autoscalingv2.MetricStatus) stri
 		return "<unknown type>"
 	}
 	switch {
-	case target.AverageValue != nil:
-		return prefix + quantity(current.AverageValue) + "/" + target.AverageValue.String() + average
+	case target.AverageValue != nil || m.Type == autoscalingv2.PodsMetricSourceType:
+		// A source without an average has a status all the same, but of metrics about other things than pods.
+		known = known && (average == "" || current.AverageValue != nil)
+		return prefix + quantity(current.AverageValue, known) + "/" + target.AverageValue.String() + average
 	case prefix != "":
 		wanted := "<auto>"
 		if target.AverageUtilization != nil {
@@ -128,11 +130,12 @@ func metricText(m *autoscalingv2.MetricSpec, s *autoscalingv2.MetricStatus) stri
 		}
 		return prefix + percent(current.AverageUtilization) + "/" + wanted
 	}
-	return quantity(current.Value) + "/" + quantity(target.Value)
+	return quantity(current.Value, known) + "/" + target.Value.String()
 }
 
-func quantity(q *resource.Quantity) string {
-	if q == nil {
+// quantity is the cell of a value; one that its status leaves out is "<nil>".
+func quantity(q *resource.Quantity, known bool) string {
+	if !known {
 		return "<unknown>"
 	}
 	return q.String()

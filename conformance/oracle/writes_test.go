@@ -23,12 +23,27 @@ func TestWrites(t *testing.T) {
 	seed, n := environment("ORACLE_SEED", 1), int(environment("ORACLE_N", 60))
 	t.Logf("ORACLE_SEED=%d ORACLE_N=%d", seed, n)
 	for _, p := range pairs(t) {
-		if only := os.Getenv("ORACLE_KIND"); only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+		if !chosen(p.name) {
 			continue
 		}
 		t.Run(p.name, func(t *testing.T) { newWriter(t, p, seed).run(n) })
 	}
 	results.report(t, "defaulting", "create", "validation", "update", "warnings")
+}
+
+// chosen tells whether ORACLE_KIND, a list of names, leaves the kind in.
+func chosen(name string) bool {
+	only := os.Getenv("ORACLE_KIND")
+	return only == "" || slices.Contains(strings.Split(only, ","), name)
+}
+
+// must is obj as JSON.
+func must(t testing.TB, obj any) []byte {
+	text, err := json.Marshal(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // A writer makes one kind's writes.
