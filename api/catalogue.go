@@ -88,7 +88,7 @@ var Catalogue = []*Resource{
 		Prefix: "validatingadmissionpolicybindings", Kind: admissionregistration.ValidatingAdmissionPolicyBinding},
 	{Group: "admissionregistration.k8s.io", Version: "v1", Name: "validatingwebhookconfigurations", KindName: "ValidatingWebhookConfiguration", Singular: "validatingwebhookconfiguration", Categories: []string{"api-extensions"}, Inert: "admission webhooks are stored but not called yet",
 		Prefix: "validatingwebhookconfigurations", Kind: admissionregistration.ValidatingWebhookConfiguration},
-	{Group: "apiextensions.k8s.io", Version: "v1", Name: "customresourcedefinitions", KindName: "CustomResourceDefinition", Singular: "customresourcedefinition", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"}, Inert: "definitions are stored but custom resources are not served yet",
+	{Group: "apiextensions.k8s.io", Version: "v1", Name: "customresourcedefinitions", KindName: "CustomResourceDefinition", Singular: "customresourcedefinition", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 		Prefix: "apiextensions.k8s.io/customresourcedefinitions", Kind: apiextensions.CustomResourceDefinition},
 	{Group: "apiregistration.k8s.io", Version: "v1", Name: "apiservices", KindName: "APIService", Singular: "apiservice", Categories: []string{"api-extensions"}, Inert: "API services are stored but requests are not forwarded yet",
 		Prefix: "apiregistration.k8s.io/apiservices", Kind: apiregistration.APIService},

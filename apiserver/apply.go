@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"skiff/api"
@@ -18,8 +19,8 @@ import (
 // which values, and owns exactly these. What others own with another value is a
 // conflict, unless the patch is forced.
 func (s *Server) apply(ctx context.Context, r *Request) (*Result, error) {
-	sent := make(map[string]any)
-	if err := yaml.Unmarshal(r.Body.Bytes, &sent); err != nil {
+	sent, err := decodeApplied(r.Body.Bytes)
+	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
 	merge := func(old api.Object) (api.Object, error) {
@@ -48,6 +49,20 @@ func (s *Server) apply(ctx context.Context, r *Request) (*Result, error) {
 			return obj, nil
 		},
 	})
+}
+
+// decodeApplied reads an apply configuration. Whole numbers stay whole: the schemas
+// of custom resources tell them from others.
+func decodeApplied(text []byte) (map[string]any, error) {
+	fields := make(map[string]any)
+	asJSON, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, err
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(asJSON, &fields); err != nil {
+		return nil, err
+	}
+	return fields, nil
 }
 
 // duplicatesInYAML reports keys that the configuration gives twice.

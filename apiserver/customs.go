@@ -14,6 +14,7 @@ import (
 
 	"skiff/api"
 	"skiff/apiserver/crd"
+	"skiff/apiserver/openapi"
 	"skiff/cache"
 )
 
@@ -36,6 +37,7 @@ type servedSet struct {
 	state       cache.Snapshot
 	definitions []*crd.Definition // by name
 	documents   *documents
+	openapi     func() *openapi.Custom
 	resources   []*api.Resource // what is stored, each resource once
 	changed     chan struct{}   // closed when another set has taken the place of this one
 }
@@ -44,7 +46,7 @@ var definitionRow = api.For[*apiextensionsv1.CustomResourceDefinition]()
 
 func newCustoms(s *Server, builtIn []*api.Resource) *customs {
 	c := &customs{builtIn: builtIn, table: s.cache.Table(definitionRow), known: map[string]*crd.Definition{}, config: s.definitionConfig()}
-	first := &servedSet{documents: newDocuments(builtIn), resources: builtIn, changed: make(chan struct{})}
+	first := &servedSet{documents: newDocuments(builtIn), openapi: newOpenAPI(nil), resources: builtIn, changed: make(chan struct{})}
 	if c.table != nil {
 		first.state = c.table.Snapshot()
 	}
@@ -120,7 +122,7 @@ func (c *customs) served() *servedSet {
 		}
 	}
 	if slices.Equal(have.definitions, next.definitions) {
-		next.documents, next.resources, next.changed = have.documents, have.resources, have.changed
+		next.documents, next.openapi, next.resources, next.changed = have.documents, have.openapi, have.resources, have.changed
 		c.set.Store(next)
 		return next
 	}
@@ -132,7 +134,7 @@ func (c *customs) served() *servedSet {
 			next.resources = append(next.resources, def.Stored)
 		}
 	}
-	next.documents = newDocuments(shown)
+	next.documents, next.openapi = newDocuments(shown), newOpenAPI(next.definitions)
 	c.set.Store(next)
 	close(have.changed)
 	return next
@@ -144,6 +146,28 @@ func (c *customs) served() *servedSet {
 func (s *Server) Resources() ([]*api.Resource, <-chan struct{}) {
 	set := s.customs.served()
 	return set.resources, set.changed
+}
+
+// newOpenAPI returns the documents of some definitions. Nothing is made of them yet.
+func newOpenAPI(definitions []*crd.Definition) func() *openapi.Custom {
+	return sync.OnceValue(func() *openapi.Custom { return openAPIOf(definitions) })
+}
+
+func openAPIOf(definitions []*crd.Definition) *openapi.Custom {
+	identities := map[string]string{}
+	for _, def := range definitions {
+		for _, r := range def.Rows {
+			identities["apis/"+r.Group+"/"+r.Version] += def.Identity() + "\n"
+		}
+	}
+	return openapi.NewCustom(identities, func(path string) (openapi.Part, error) {
+		parts := strings.Split(path, "/")
+		published, err := crd.PublishV3(definitions, parts[1], parts[2])
+		return openapi.Part(published), err
+	}, func() (openapi.Part, error) {
+		published, err := crd.PublishV2(definitions)
+		return openapi.Part(published), err
+	})
 }
 
 // loader reads a definition again when its schemas are needed: between times, only

@@ -65,7 +65,7 @@ func (s *Server) stream(r *Request) (*Result, error) {
 	case r.Path == "/version", r.Path == "/version/":
 		h = func(w http.ResponseWriter, req *http.Request) { writeJSON(w, Version()) }
 	case under("/openapi/v2"), under("/openapi/v3"):
-		h = openapi.Handler().ServeHTTP
+		h = openapi.Handler(s.customs.served().openapi()).ServeHTTP
 	case r.Path == "/openid/v1/jwks" && s.authConfig.Issuer != nil:
 		h = func(w http.ResponseWriter, req *http.Request) {
 			sendDocument(w, "application/jwk-set+json", s.authConfig.Issuer.Keys())

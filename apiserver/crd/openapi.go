@@ -160,3 +160,74 @@ func (def *Definition) listSchema(d *apiextensionsv1.CustomResourceDefinition, v
 	}
 	return modelName(d.Spec.Group, version, names.ListKind), s
 }
+
+// Published is what documents say of some definitions' versions: everything of one
+// group and version (v3), or all there is (v2).
+type Published struct {
+	Paths   map[string]any
+	Schemas map[string]*spec.Schema
+}
+
+// PublishV3 returns what the document of a group and version has of the definitions.
+func PublishV3(definitions []*Definition, group, version string) (Published, error) {
+	out := Published{map[string]any{}, map[string]*spec.Schema{}}
+	for _, def := range definitions {
+		if def.Group() != group || def.Row(version) == nil {
+			continue
+		}
+		if err := def.publish(&out, version, form{}); err != nil {
+			return out, err
+		}
+	}
+	if len(definitions) == 0 {
+		return out, nil
+	}
+	meta, err := definitions[0].config.Meta()
+	if err != nil {
+		return out, err
+	}
+	for name, s := range meta {
+		out.Schemas[name] = s
+	}
+	return out, nil
+}
+
+// PublishV2 returns what the one document of OpenAPI v2 has of the definitions. The
+// types to which it refers are there already.
+func PublishV2(definitions []*Definition) (Published, error) {
+	out := Published{map[string]any{}, map[string]*spec.Schema{}}
+	for _, def := range definitions {
+		for _, r := range def.Rows {
+			if err := def.publish(&out, r.Version, form{v2: true}); err != nil {
+				return out, err
+			}
+		}
+	}
+	return out, nil
+}
+
+func (def *Definition) publish(out *Published, version string, f form) error {
+	d := def.object()
+	for i := range d.Spec.Versions {
+		v := &d.Spec.Versions[i]
+		if v.Name != version {
+			continue
+		}
+		name, s, err := def.schema(d, version, f)
+		if err != nil {
+			return fmt.Errorf("publish %s in %s: %w", version, def.Name, err)
+		}
+		out.Schemas[name] = s
+		name, s = def.listSchema(d, version, f)
+		out.Schemas[name] = s
+		for path, item := range pathsOf(def.operations(d, v), f) {
+			out.Paths[path] = item
+		}
+	}
+	return nil
+}
+
+// Identity changes with everything that a document says of the definition.
+func (def *Definition) Identity() string {
+	return fmt.Sprintf("%s %s %d %v", def.Name, def.identity.uid, def.identity.generation, def.identity.names)
+}

@@ -1,8 +1,9 @@
 // Package openapi serves the description of the API in OpenAPI v2 and v3. The
 // documents are generated (tools/openapi) from the catalogue and the comments of
 // k8s.io/api's types, compressed, and embedded: serving them costs nothing at
-// start, and next to nothing afterwards. apiserver calls it for paths under
-// /openapi; it never looks at what is stored.
+// start, and next to nothing afterwards. Those of custom resources are made when
+// they are asked for, and joined with these (custom.go). apiserver calls it for
+// paths under /openapi; it never looks at what is stored.
 package openapi
 
 import (
@@ -43,6 +44,8 @@ type Document struct {
 	// JSON and Protobuf are files in documents, compressed with gzip.
 	JSON     string `json:"json"`
 	Protobuf string `json:"protobuf"`
+
+	packed func(name string) ([]byte, error) // of documents that are made; nil: it is a file
 }
 
 // The media types, the default first. The first protobuf name of v2 is its
@@ -69,9 +72,11 @@ var load = sync.OnceValues(func() (*Index, error) {
 })
 
 // Handler serves /openapi/v2, /openapi/v3 and /openapi/v3/….
-func Handler() http.Handler { return http.HandlerFunc(serve) }
+func Handler(custom *Custom) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { serve(w, req, custom) })
+}
 
-func serve(w http.ResponseWriter, req *http.Request) {
+func serve(w http.ResponseWriter, req *http.Request, custom *Custom) {
 	index, err := load()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -80,11 +85,19 @@ func serve(w http.ResponseWriter, req *http.Request) {
 	path := strings.TrimSuffix(req.URL.Path, "/")
 	switch {
 	case path == "/openapi/v2":
-		index.V2.serve(w, req, mediaV2, mediaV2At)
+		doc := &index.V2
+		if custom.v2 != nil {
+			doc = custom.v2
+		}
+		doc.serve(w, req, mediaV2, mediaV2At)
 	case path == "/openapi/v3":
-		index.serveRoot(w, req)
+		index.serveRoot(w, req, custom)
 	case strings.HasPrefix(path, "/openapi/v3/"):
-		doc, ok := index.V3[strings.TrimPrefix(path, "/openapi/v3/")]
+		name := strings.TrimPrefix(path, "/openapi/v3/")
+		doc, ok := index.V3[name]
+		if made := custom.v3[name]; made != nil {
+			doc, ok = *made, true
+		}
 		if !ok {
 			http.Error(w, "404 page not found", http.StatusNotFound)
 			return
@@ -96,12 +109,15 @@ func serve(w http.ResponseWriter, req *http.Request) {
 }
 
 // serveRoot lists the documents with URLs that name their content.
-func (x *Index) serveRoot(w http.ResponseWriter, req *http.Request) {
+func (x *Index) serveRoot(w http.ResponseWriter, req *http.Request, custom *Custom) {
 	type link struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
 	paths := make(map[string]link, len(x.V3))
 	for path, doc := range x.V3 {
+		paths[path] = link{"/openapi/v3/" + path + "?hash=" + url.QueryEscape(doc.Hash)}
+	}
+	for path, doc := range custom.v3 {
 		paths[path] = link{"/openapi/v3/" + path + "?hash=" + url.QueryEscape(doc.Hash)}
 	}
 	body, err := json.Marshal(map[string]any{"paths": paths})
@@ -138,7 +154,7 @@ func (d Document) serve(w http.ResponseWriter, req *http.Request, protobuf ...st
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	if err := send(w, req, file); err != nil {
+	if err := d.send(w, req, file); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
 }
@@ -164,8 +180,12 @@ func (d Document) choose(accept string, protobuf []string) (media, file string) 
 }
 
 // send writes a file: as it is where the client takes gzip.
-func send(w http.ResponseWriter, req *http.Request, name string) error {
-	packed, err := fs.ReadFile(documents, "documents/"+name)
+func (d Document) send(w http.ResponseWriter, req *http.Request, name string) error {
+	read := func(name string) ([]byte, error) { return fs.ReadFile(documents, "documents/"+name) }
+	if d.packed != nil {
+		read = d.packed
+	}
+	packed, err := read(name)
 	if err != nil {
 		return fmt.Errorf("read an OpenAPI document: %w", err)
 	}
