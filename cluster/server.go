@@ -398,7 +398,14 @@ func (s *server) run(ctx context.Context, plane *ControlPlane) error {
 		return plane.Run(serving)
 	})
 	group.Go(func() error { return compactor.Run(ctx) })
-	group.Go(func() error { return s.etcd.Ended(ctx) })
+	group.Go(func() error {
+		select {
+		case <-s.etcd.Done(): // this server was removed, or etcd cannot go on
+			return s.etcd.Err()
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	group.Go(func() error { return s.renewFiles(ctx) })
 	group.Go(func() error {
 		defer stop()

@@ -83,20 +83,9 @@ func (e *Etcd) RemoveMember(ctx context.Context, id uint64) error {
 	defer leave()
 	if _, err := e.client.MemberRemove(ctx, id); err != nil {
 		if err.Error() == rpctypes.ErrUnhealthy.Error() { // the server's or the client's, which are two
-			err = ErrUnsettled
+			err = fmt.Errorf("%w: %w", ErrUnsettled, err)
 		}
 		return fmt.Errorf("remove member %x: %w", id, err)
 	}
 	return nil
-}
-
-// Ended returns when the store has ended by itself, with the reason (it was removed
-// from its cluster, say), or when ctx has, with nil.
-func (e *Etcd) Ended(ctx context.Context) error {
-	select {
-	case <-e.gate.ctx.Done():
-		return context.Cause(e.gate.ctx)
-	case <-ctx.Done():
-		return nil
-	}
 }
