@@ -51,6 +51,8 @@ type NodeConfig struct {
 	// CNIConfDir and CNIBinDir are where that runtime looks for its network.
 	// Empty: /etc/cni/net.d and /opt/cni/bin.
 	CNIConfDir, CNIBinDir string
+	// Mirrors are registries that the node's own containerd asks first.
+	Mirrors []registry.Mirror
 	// Labels and Taints that the node registers with.
 	Labels map[string]string
 	Taints []corev1.Taint
@@ -162,7 +164,7 @@ func (m *machine) containers(ctx context.Context, group *errgroup.Group) (runtim
 		if err != nil {
 			return nil, err
 		}
-		if err := registry.WriteHosts(registry.Hosts{Dir: m.path("hosts")}); err != nil {
+		if err := registry.WriteHosts(registry.Hosts{Dir: m.path("hosts"), Mirrors: m.c.Mirrors}); err != nil {
 			return nil, err
 		}
 		endpoint, confDir = own.Endpoint(), m.path("cni")

@@ -95,3 +95,21 @@ func TestWriteHostsRefuses(t *testing.T) {
 		t.Errorf("nothing was asked for, %v was written", left)
 	}
 }
+
+func TestParseMirror(t *testing.T) {
+	for text, want := range map[string]Mirror{
+		"docker.io=https://mirror.example.com":     {For: "docker.io", URL: "https://mirror.example.com"},
+		"*=http://10.0.0.1:5000/proxy":             {For: "*", URL: "http://10.0.0.1:5000/proxy"},
+		"example.com:5000=https://mirror.local/v2": {For: "example.com:5000", URL: "https://mirror.local/v2"},
+		"docker.io":                    {},
+		"docker.io=mirror.example.com": {},
+		"=https://mirror.example.com":  {},
+		"docker.io=ftp://mirror":       {},
+		"a/b=https://mirror":           {},
+	} {
+		got, err := ParseMirror(text)
+		if got != want || (err == nil) != (want != Mirror{}) {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"skiff/cluster"
 	"skiff/cluster/local"
+	"skiff/registry"
 )
 
 // nodeFlags are what a user says of a machine as a node.
@@ -19,6 +20,7 @@ type nodeFlags struct {
 	config         cluster.NodeConfig
 	ips            []string
 	labels, taints []string
+	mirrors        []string
 }
 
 func (f *nodeFlags) flags(c *cobra.Command) {
@@ -29,6 +31,7 @@ func (f *nodeFlags) flags(c *cobra.Command) {
 	flags.StringSliceVar(&f.taints, "node-taints", nil, "taints that the node registers with: KEY=VALUE:EFFECT,…")
 	flags.StringVar(&f.config.Runtime, "runtime", local.Containerd, "what runs pods: containerd, or simulated, which only pretends")
 	flags.StringVar(&f.config.RuntimeEndpoint, "runtime-endpoint", "", "a CRI socket that is there already (unix:///run/…), instead of a containerd of the node's own")
+	flags.StringArrayVar(&f.mirrors, "registry-mirror", nil, "HOST=URL: a registry that is asked first for images of HOST (docker.io, …; *: every one); may be repeated")
 	flags.StringVar(&f.config.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "where the runtime of --runtime-endpoint looks for network configurations")
 	flags.StringVar(&f.config.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where it looks for network programs")
 }
@@ -60,6 +63,13 @@ func (f *nodeFlags) complete() (cluster.NodeConfig, error) {
 			return c, err
 		}
 		c.Taints = append(c.Taints, taint)
+	}
+	for _, text := range f.mirrors {
+		mirror, err := registry.ParseMirror(text)
+		if err != nil {
+			return c, usage("--registry-mirror: %v", err)
+		}
+		c.Mirrors = append(c.Mirrors, mirror)
 	}
 	return c, nil
 }
