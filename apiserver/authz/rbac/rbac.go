@@ -128,11 +128,7 @@ func (a *Authorizer) grants(u user.Info, namespace string, yield func(binding pl
 
 func (a *Authorizer) grantsToLocked(s subject, yield func(place, rbacv1.RoleRef, *rbacv1.PolicyRule) bool) bool {
 	for binding, ref := range a.bySubject[s] {
-		role := place{name: ref.Name}
-		if ref.Kind == "Role" {
-			role.namespace = binding.namespace
-		}
-		rules := a.roles[role]
+		rules, _ := a.rulesLocked(ref, binding.namespace)
 		for i := range rules {
 			if !yield(binding, ref, &rules[i]) {
 				return false
@@ -208,12 +204,19 @@ func (a *Authorizer) Rules(u user.Info, namespace string) (rules []rbacv1.Policy
 // RoleRules returns the rules of the role that ref names, seen from namespace
 // ("" for a cluster role binding), and whether there is such a role.
 func (a *Authorizer) RoleRules(ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, bool) {
-	at := place{name: ref.Name}
-	if ref.Kind == "Role" {
-		at.namespace = namespace
-	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
+	return a.rulesLocked(ref, namespace)
+}
+
+func (a *Authorizer) rulesLocked(ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, bool) {
+	at := place{name: ref.Name}
+	if ref.Kind == "Role" {
+		if namespace == "" {
+			return nil, false // there are no roles outside of namespaces; a cluster role of the name is none
+		}
+		at.namespace = namespace
+	}
 	rules, ok := a.roles[at]
 	return rules, ok
 }

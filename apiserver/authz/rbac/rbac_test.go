@@ -103,6 +103,17 @@ func TestChangesTakeEffect(t *testing.T) {
 	}
 }
 
+// A binding of the whole cluster that names a Role gives nothing, though there is a ClusterRole of that name.
+func TestClusterBindingOfARole(t *testing.T) {
+	a := New()
+	a.Apply(&rbacv1.ClusterRole{ObjectMeta: meta("", "reader"), Rules: []rbacv1.PolicyRule{rule("get", "", "pods")}}, false)
+	a.Apply(&rbacv1.ClusterRoleBinding{ObjectMeta: meta("", "b"), RoleRef: rbacv1.RoleRef{Kind: "Role", Name: "reader"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: "ann"}}}, false)
+	if ask(a, "ann", "get", "a  pods  ") {
+		t.Error("a role that is not there allows")
+	}
+}
+
 func TestMissing(t *testing.T) {
 	for _, c := range []struct {
 		name          string
