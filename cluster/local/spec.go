@@ -226,6 +226,9 @@ func New(name, runtime string, n int) (*Spec, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
+	if name == "server" || name == "agent" {
+		return nil, fmt.Errorf("name %q: below the base directory that is where `skiff %s` has its data: choose another", name, name)
+	}
 	if runtime != Containerd && runtime != Simulated {
 		return nil, fmt.Errorf("runtime %q: use %s or %s", runtime, Containerd, Simulated)
 	}
