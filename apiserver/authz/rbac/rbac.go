@@ -191,11 +191,20 @@ func (a *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) 
 	return resources, paths, false, nil
 }
 
-// Rules returns what u may do in namespace ("": cluster-wide only). The slices
-// inside are shared: read only.
+// Rules returns what u may do in namespace ("": cluster-wide only), each rule of
+// a binding once, also where several of its subjects are u. The slices inside are
+// shared: read only.
 func (a *Authorizer) Rules(u user.Info, namespace string) (rules []rbacv1.PolicyRule) {
-	a.grants(u, namespace, func(_ place, _ rbacv1.RoleRef, rule *rbacv1.PolicyRule) bool {
-		rules = append(rules, *rule)
+	type source struct {
+		binding place
+		rule    *rbacv1.PolicyRule
+	}
+	seen := map[source]bool{}
+	a.grants(u, namespace, func(binding place, _ rbacv1.RoleRef, rule *rbacv1.PolicyRule) bool {
+		if !seen[source{binding, rule}] {
+			seen[source{binding, rule}] = true
+			rules = append(rules, *rule)
+		}
 		return true
 	})
 	return rules
