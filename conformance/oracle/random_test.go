@@ -52,6 +52,15 @@ var words = []string{"", "a", "b", "x", "Bad_Name", "-x", "x-", "a b", "a\nb", "
 
 var numbers = []int64{0, 0, 1, 1, -1, 2, 3, 5, 10, 30, 53, 80, 99, 100, 101, 443, 511, 512, 600, 601, 1000, 3600, 10000, 32767, 65535, 65536, 70000, 86400, 1000000000, 1000000001, 2147483647, -2147483648, 4294967296, -7516192768}
 
+var quantities = parsed("0", "1", "2", "-1", "100m", "1Gi", "2Mi", "5.5", "1n", "10", "1e3", "9E")
+
+func parsed(texts ...string) (out []resource.Quantity) {
+	for _, text := range texts {
+		out = append(out, resource.MustParse(text))
+	}
+	return out
+}
+
 // annotationKeys are those that a rule or a warning is about.
 var annotationKeys = []string{"a", "a/b", "Bad_/x", "scheduler.alpha.kubernetes.io/preferAvoidPods", "scheduler.alpha.kubernetes.io/tolerations", "kubernetes.io/config.mirror",
 	"controller.kubernetes.io/pod-deletion-cost", "container.apparmor.security.beta.kubernetes.io/c", "container.apparmor.security.beta.kubernetes.io/nobody", "seccomp.security.alpha.kubernetes.io/pod",
@@ -73,7 +82,7 @@ func newDice(seed int64, known *knowledge, kindWords []string) *dice {
 			t.Duration = time.Duration(c.Intn(8)-2) * 30 * time.Second
 		},
 		func(q *resource.Quantity, c randfill.Continue) {
-			*q = resource.MustParse(pick(d, []string{"0", "1", "2", "-1", "100m", "1Gi", "2Mi", "5.5", "1n", "10", "1e3", "9E"}))
+			*q = pick(d, quantities).DeepCopy()
 		},
 		func(v *intstr.IntOrString, c randfill.Continue) {
 			if *v = intstr.FromInt32(int32(pick(d, numbers))); c.Bool() {
