@@ -184,6 +184,6 @@ var Catalogue = []*Resource{
 		Prefix: "volumeattachments", Kind: storage.VolumeAttachment},
 	{Group: "storage.k8s.io", Version: "v1", Name: "volumeattributesclasses", KindName: "VolumeAttributesClass", Singular: "volumeattributesclass", Short: []string{"vac"},
 		Prefix: "volumeattributesclasses", Kind: storage.VolumeAttributesClass},
-	{Group: "storagemigration.k8s.io", Version: "v1", Name: "storageversionmigrations", KindName: "StorageVersionMigration", Singular: "storageversionmigration", Inert: "migrations are stored but nothing migrates yet",
+	{Group: "storagemigration.k8s.io", Version: "v1", Name: "storageversionmigrations", KindName: "StorageVersionMigration", Singular: "storageversionmigration",
 		Prefix: "storageversionmigrations", Kind: storagemigration.StorageVersionMigration},
 }

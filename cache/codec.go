@@ -215,7 +215,9 @@ func (c *codec) read(namespace, name string, value []byte, revision int64) *Entr
 			raw, err = obj.(message).Marshal()
 		}
 		if err == nil {
-			return c.entry(namespace, name, obj, raw, revision)
+			e := c.entry(namespace, name, obj, raw, revision)
+			e.stale = !c.custom && !bytes.HasPrefix(value, c.envelope)
+			return e
 		}
 	}
 	return &Entry{codec: c, namespace: intern(namespace), name: name, revision: revision, broken: err}

@@ -65,7 +65,7 @@ func (d *Deposit) Name() string { return d.name }
 
 // Same tells whether storing the deposit over e would change nothing.
 func (d *Deposit) Same(e *Entry) bool {
-	if e.broken != nil {
+	if e.broken != nil || e.stale {
 		return false
 	}
 	raw, err := d.table.codec.stamp(d.raw, e.revision)

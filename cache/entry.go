@@ -25,6 +25,7 @@ type Entry struct {
 	revision  int64
 	labels    pairs
 	values    []unique.Handle[string] // of the selectable fields, in the order of codec.fields
+	stale     bool                    // stored in another encoding than it would be now
 	broken    error                   // why the stored value cannot be decoded; then there is no message
 
 	// message is the object as a protobuf message (custom resources: as JSON),

@@ -35,7 +35,9 @@ import (
 	"skiff/controllers/resourcequota"
 	"skiff/controllers/rootca"
 	"skiff/controllers/serviceaccount"
+	"skiff/controllers/servicecidr"
 	"skiff/controllers/statefulset"
+	"skiff/controllers/storageversion"
 	"skiff/controllers/tainteviction"
 	"skiff/controllers/ttlafterfinished"
 )
@@ -103,6 +105,7 @@ func table(c Config) []loop.Controller {
 		statefulset.Controller(),
 		daemonset.Controller(),
 		job.Controller(),
+		servicecidr.Controller(),
 	}
 }
 
@@ -127,6 +130,9 @@ func specials(c Config) []special {
 		}},
 		{garbagecollector.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
 			return garbagecollector.Run(ctx, garbagecollector.Config{Client: cl, Resources: c.Resources, Changed: c.Changed, Logger: c.Logger})
+		}},
+		{storageversion.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
+			return storageversion.Run(ctx, storageversion.Config{Client: cl, Feed: c.Manager, Resources: c.Resources, Logger: c.Logger})
 		}},
 		{resourcequota.Name, func(ctx context.Context, cl client.Client, _ *client.Recorder) error {
 			return resourcequota.Run(ctx, resourcequota.Config{Client: cl, Resources: c.Resources, Logger: c.Logger})
