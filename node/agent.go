@@ -338,7 +338,7 @@ func (a *Agent) build(ctx context.Context) (*parts, error) {
 	var groups pod.Cgroups = noCgroups{}
 	var files *volume.Manager
 	if !a.c.Simulated {
-		files = volume.New(volume.Config{Client: a.c.Client, References: refs, Layout: layout, Facts: facts, Logger: a.log})
+		files = volume.New(volume.Config{Client: a.c.Client, References: refs, TrustBundles: refs.TrustBundles, Layout: layout, Facts: facts, Logger: a.log})
 		volumes = files
 		out.others = append(out.others, files.Run)
 		tree, err := a.cgroups(ctx)

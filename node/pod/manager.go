@@ -418,11 +418,12 @@ func compareStrings(a, b string) int {
 func (m *Manager) Evict(uid types.UID, ev Evicted) { m.tell(uid, ev) }
 
 // Poke tries again at once what failed for a missing or wrong object: a config
-// map or secret that the namespace's pods name has changed.
+// map or secret that the namespace's pods name has changed, or with "" something
+// that pods of any namespace may name.
 func (m *Manager) Poke(namespace string) {
 	m.on(func() {
 		for uid, e := range m.pods {
-			if e.m.Pod.Namespace == namespace {
+			if namespace == "" || e.m.Pod.Namespace == namespace {
 				m.step(uid, Poked{})
 			}
 		}

@@ -1,13 +1,16 @@
 // Package reference keeps the config maps and secrets that this node's pods name,
 // and no others: a node may not see more. Each is followed from the moment when a
-// pod names it until no pod does. Packages pod, volume and image read through it.
+// pod names it until no pod does; trust bundles, which anyone may see, all together
+// while a pod projects one. Packages pod, volume and image read through it.
 package reference
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,7 +23,7 @@ import (
 type Config struct {
 	Client client.Client
 	// Changed is called when an object of the namespace changed after it was first
-	// read; nil: nobody wants to know. It must not block.
+	// read, with "" for trust bundles; nil: nobody wants to know. It must not block.
 	Changed func(namespace string)
 	// OnDemand: objects are read when they are asked for, and not followed. For
 	// simulated nodes, of which there are too many to follow each on its own.
@@ -38,10 +41,14 @@ type Keeper struct {
 	wg      sync.WaitGroup
 }
 
+// key is what is followed: one object, or without a name all of the resource.
 type key struct {
 	resource        *api.Resource
 	namespace, name string
 }
+
+// bundles is the key of all trust bundles.
+func bundles() key { return key{resource: api.For[*certificatesv1.ClusterTrustBundle]()} }
 
 // object is one followed object. obj is nil while it does not exist.
 type object struct {
@@ -49,7 +56,8 @@ type object struct {
 	cancel context.CancelFunc
 	known  chan struct{} // closed once obj is valid
 	once   sync.Once
-	obj    api.Object // guarded by Keeper.mu
+	obj    api.Object            // guarded by Keeper.mu
+	all    map[string]api.Object // by name, of a key without a name; guarded by Keeper.mu
 }
 
 // New makes a Keeper. It follows until ctx ends; Wait waits for that.
@@ -76,6 +84,30 @@ func (k *Keeper) Secret(ctx context.Context, namespace, name string) (*corev1.Se
 		return nil, err
 	}
 	return obj.(*corev1.Secret), nil
+}
+
+// TrustBundles returns all trust bundles; a held pod projects some of them.
+func (k *Keeper) TrustBundles(ctx context.Context) ([]*certificatesv1.ClusterTrustBundle, error) {
+	k.mu.Lock()
+	o := k.objects[bundles()]
+	k.mu.Unlock()
+	if o == nil {
+		return nil, errors.New("trust bundles are not followed: no pod that is held projects one")
+	}
+	select {
+	case <-o.known:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-k.ctx.Done():
+		return nil, k.ctx.Err()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []*certificatesv1.ClusterTrustBundle
+	for _, obj := range o.all {
+		all = append(all, obj.(*certificatesv1.ClusterTrustBundle))
+	}
+	return all, nil
 }
 
 func (k *Keeper) get(ctx context.Context, at key) (api.Object, error) {
@@ -141,9 +173,13 @@ func (k *Keeper) holdLocked(at key) {
 	o := k.objects[at]
 	if o == nil {
 		ctx, cancel := context.WithCancel(k.ctx)
-		o = &object{cancel: cancel, known: make(chan struct{})}
+		o = &object{cancel: cancel, known: make(chan struct{}), all: map[string]api.Object{}}
 		k.objects[at] = o
-		feed := k.c.Client.Follow(ctx, client.Source{Resource: at.resource, Namespace: at.namespace, Fields: fields.OneTermEqualSelector("metadata.name", at.name)})
+		source := client.Source{Resource: at.resource, Namespace: at.namespace}
+		if at.name != "" {
+			source.Fields = fields.OneTermEqualSelector("metadata.name", at.name)
+		}
+		feed := k.c.Client.Follow(ctx, source)
 		k.wg.Add(1)
 		go func() {
 			defer k.wg.Done()
@@ -169,6 +205,9 @@ func (k *Keeper) follow(at key, o *object, feed *client.Feed) {
 		k.mu.Lock()
 		for _, c := range batch.Changes {
 			o.obj = c.New
+			if o.all[c.Object().GetName()] = c.New; c.New == nil {
+				delete(o.all, c.Object().GetName())
+			}
 		}
 		k.mu.Unlock()
 		first := false
@@ -179,7 +218,7 @@ func (k *Keeper) follow(at key, o *object, feed *client.Feed) {
 	}
 }
 
-// named are the config maps and secrets that a pod names anywhere.
+// named is what a pod names anywhere.
 func named(p *corev1.Pod) map[key]bool {
 	out := map[key]bool{}
 	cm := func(name string) { out[key{api.For[*corev1.ConfigMap](), p.Namespace, name}] = true }
@@ -227,6 +266,9 @@ func named(p *corev1.Pod) map[key]bool {
 				}
 				if s.Secret != nil {
 					secret(s.Secret.Name)
+				}
+				if s.ClusterTrustBundle != nil {
+					out[bundles()] = true
 				}
 			}
 		}

@@ -88,9 +88,7 @@ func (m *Manager) files(ctx context.Context, v *podVolumes, p *corev1.Pod, vol *
 		case s.ServiceAccountToken != nil:
 			err = m.token(ctx, files, v, p, vol.Name, s.ServiceAccountToken, mode)
 		case s.ClusterTrustBundle != nil:
-			if s.ClusterTrustBundle.Optional == nil || !*s.ClusterTrustBundle.Optional {
-				err = fmt.Errorf("projected source clusterTrustBundle is not supported by this node")
-			}
+			err = m.trustBundle(ctx, files, s.ClusterTrustBundle, mode)
 		case s.PodCertificate != nil:
 			err = fmt.Errorf("projected source podCertificate is not supported by this node")
 		}

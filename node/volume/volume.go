@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -29,7 +30,9 @@ import (
 type Config struct {
 	Client     client.Client
 	References pod.References
-	Layout     pod.Layout
+	// TrustBundles are those of the whole cluster.
+	TrustBundles func(ctx context.Context) ([]*certificatesv1.ClusterTrustBundle, error)
+	Layout       pod.Layout
 	// Facts tell what the downward API knows of a pod.
 	Facts  func(p *corev1.Pod) pod.Facts
 	Logger *slog.Logger
@@ -80,11 +83,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// Changed says that a config map or secret of the namespace changed.
+// Changed says that a config map or secret of the namespace changed, or with "" a
+// trust bundle.
 func (m *Manager) Changed(namespace string) {
 	m.mu.Lock()
 	for _, v := range m.pods {
-		if v.pod.Namespace == namespace {
+		if v.pod.Namespace == namespace || (namespace == "" && projectsBundle(v.pod)) {
 			v.due = time.Unix(1, 0)
 		}
 	}
