@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,11 +19,12 @@ import (
 	"skiff/store"
 )
 
-// stalled is one server's way to a shared store. Once it is cut, writes of pods and
-// leases wait until it is mended, and are then sent as they are: what a server writes
+// stalled is one server's way to a shared store. Once it is cut, some writes
+// wait until it is mended, and are then sent as they are: what a server writes
 // that was frozen, or whose network was slow, while others thought it dead.
 type stalled struct {
 	store.Store
+	prefixes []string // of the keys whose writes wait
 
 	mu     sync.Mutex
 	cut    chan struct{}     // closed when it is mended; nil: it is not cut
@@ -30,8 +32,8 @@ type stalled struct {
 	held   map[string]string // by key: the fence's key
 }
 
-func newStalled(s store.Store) *stalled {
-	return &stalled{Store: s, waited: map[string]error{}, held: map[string]string{}}
+func newStalled(s store.Store, prefixes ...string) *stalled {
+	return &stalled{Store: s, prefixes: prefixes, waited: map[string]error{}, held: map[string]string{}}
 }
 
 func (s *stalled) set(cut chan struct{}) {
@@ -45,7 +47,7 @@ func (s *stalled) set(cut chan struct{}) {
 func (s *stalled) Put(ctx context.Context, key string, value []byte, c store.Condition) (int64, error) {
 	s.mu.Lock()
 	cut := s.cut
-	if !strings.HasPrefix(key, "/registry/pods/") && !strings.HasPrefix(key, "/registry/leases/") {
+	if !slices.ContainsFunc(s.prefixes, func(p string) bool { return strings.HasPrefix(key, p) }) {
 		cut = nil
 	}
 	if cut != nil {
@@ -78,7 +80,12 @@ func (s *stalled) waiting(prefix, fence string) string {
 // runPlane runs a control plane on a store in the bubble.
 func runPlane(t *testing.T, ctx context.Context, keys *Keys, s store.Store, name string) (*ControlPlane, func() error) {
 	t.Helper()
-	p, err := NewControlPlane(ControlPlaneConfig{Store: s, Keys: keys, Identity: name})
+	return runConfig(t, ctx, ControlPlaneConfig{Store: s, Keys: keys, Identity: name})
+}
+
+func runConfig(t *testing.T, ctx context.Context, c ControlPlaneConfig) (*ControlPlane, func() error) {
+	t.Helper()
+	p, err := NewControlPlane(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +95,7 @@ func runPlane(t *testing.T, ctx context.Context, keys *Keys, s store.Store, name
 	select {
 	case <-p.Ready():
 	case err := <-done:
-		t.Fatalf("%s: %v", name, err)
+		t.Fatalf("%s: %v", c.Identity, err)
 	}
 	return p, func() error { stop(); return <-done }
 }
@@ -121,7 +128,7 @@ func TestDeposedLeadersWritesAreRefused(t *testing.T) {
 		}
 		shared := store.OpenMemory(store.MemoryConfig{})
 		defer shared.Close()
-		way := newStalled(shared)
+		way := newStalled(shared, "/registry/pods/", "/registry/leases/")
 		_, stopOld := runPlane(t, ctx, keys, way, "old")
 		successor, stopNew := runPlane(t, ctx, keys, shared, "new")
 		admin := successor.Client(operator, "test")

@@ -34,6 +34,7 @@ type signed struct {
 	signer  string
 	usages  []certificatesv1.KeyUsage
 	request *x509.CertificateRequest // what is asked for
+	life    time.Duration            // that is asked for; 0: what the cluster gives
 	log     *slog.Logger
 	renewed func() // called when there is a new one; nil: nobody
 
@@ -142,13 +143,18 @@ func (s *signed) obtain(ctx context.Context, c client.Client) error {
 	if err != nil {
 		return fmt.Errorf("make certificate request: %w", err)
 	}
-	csr, err := client.Create(ctx, c, &certificatesv1.CertificateSigningRequest{
+	asked := &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
 			SignerName: s.signer, Usages: s.usages,
 		},
-	})
+	}
+	if s.life > 0 {
+		seconds := int32(s.life / time.Second)
+		asked.Spec.ExpirationSeconds = &seconds
+	}
+	csr, err := client.Create(ctx, c, asked)
 	if err != nil {
 		return fmt.Errorf("ask %s for a certificate: %w", s.signer, err)
 	}
