@@ -17,8 +17,8 @@ import (
 
 // Debian's packages of each root file system. Their libraries are found (withLibraries).
 var (
-	shellPackages = []string{"busybox", "libc6"}
-	toolPackages  = []string{"bash", "curl", "bind9-dnsutils", "bind9-host", "iperf", "iproute2", "netcat-openbsd", "socat", "util-linux"}
+	shellPackages = []string{"busybox", "bash", "libc6"}
+	toolPackages  = []string{"curl", "bind9-dnsutils", "bind9-host", "iperf", "iproute2", "libc-bin", "netcat-openbsd", "socat", "util-linux"}
 	nginxPackages = []string{"nginx", "nginx-common"}
 )
 
@@ -100,7 +100,7 @@ func (m *maker) fillShell(ctx context.Context, root string) error {
 	return applets(ctx, root)
 }
 
-// applets gives each of busybox's programs its name.
+// applets gives each of busybox's programs its name, but for the shell.
 func applets(ctx context.Context, root string) error {
 	list := exec.CommandContext(ctx, "/lib64/ld-linux-x86-64.so.2", "/bin/busybox", "--list")
 	if architecture != "amd64" {
@@ -115,7 +115,11 @@ func applets(ctx context.Context, root string) error {
 		if applet == "busybox" {
 			continue
 		}
-		if err := os.Symlink("/bin/busybox", filepath.Join(root, "bin", applet)); err != nil {
+		program := "/bin/busybox"
+		if applet == "sh" {
+			program = "/bin/bash" // busybox's own drops variables such as data-1, whose names no shell could read
+		}
+		if err := os.Symlink(program, filepath.Join(root, "bin", applet)); err != nil {
 			return err
 		}
 	}
