@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -118,7 +119,7 @@ the machine, but its data.`,
 			if config.Node, err = node.complete(); err != nil {
 				return err
 			}
-			config.Logger = logger(false)
+			config.Logger, config.Token = logger(false), cmp.Or(config.Token, os.Getenv("SKIFF_TOKEN"))
 			if end {
 				return cluster.EndAgent(cmd.Context(), config)
 			}
@@ -133,7 +134,7 @@ the machine, but its data.`,
 	flags := c.Flags()
 	flags.SortFlags = false
 	flags.StringSliceVar(&config.Servers, "server", nil, "a server of the cluster, https://HOST:PORT; may be given more than once")
-	flags.StringVar(&config.Token, "token", os.Getenv("SKIFF_TOKEN"), "a token of `skiff token create` (only the first time); or $SKIFF_TOKEN")
+	flags.StringVar(&config.Token, "token", "", "what lets the node join, the first time (see skiff token create); default: $SKIFF_TOKEN")
 	flags.StringVar(&config.DataDir, "data-dir", machineData, "where the node's keys, containers and state are")
 	node.flags(c)
 	flags.BoolVar(&end, "end", false, "end the node's containers and what it has made on the machine, instead")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -72,7 +73,7 @@ func (f *serverFlags) flags(c *cobra.Command) {
 	flags.SortFlags = false
 	flags.StringVar(&f.config.DataDir, "data-dir", machineData, "where keys, store and the node's data are")
 	flags.StringVar(&f.config.Join, "join", "", "a server of the cluster to join, https://HOST:PORT (only the first time)")
-	flags.StringVar(&f.config.Token, "token", os.Getenv("SKIFF_TOKEN"), "a token of `skiff token create --server`, for --join; or $SKIFF_TOKEN")
+	flags.StringVar(&f.config.Token, "token", "", "a server's token, for --join (see skiff token create --server); default: $SKIFF_TOKEN")
 	flags.StringVar(&f.advertise, "advertise-address", "", "the address by which other machines reach this one (default: that of the default route)")
 	flags.StringVar(&f.config.Listen, "listen", "", "the address to listen on (default: all)")
 	flags.IntVar(&f.config.Settings.Port, "port", 0, "the port of the API, the same on all servers (default 6443)")
@@ -93,6 +94,7 @@ func (f *serverFlags) flags(c *cobra.Command) {
 // complete makes the configuration of the flags.
 func (f *serverFlags) complete() (c cluster.ServerConfig, err error) {
 	c = f.config
+	c.Token = cmp.Or(c.Token, os.Getenv("SKIFF_TOKEN"))
 	if f.advertise != "" {
 		if c.Advertise, err = netip.ParseAddr(f.advertise); err != nil {
 			return c, usage("--advertise-address %s is not an address", f.advertise)
