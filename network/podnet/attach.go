@@ -300,6 +300,9 @@ func (w *wiring) sysctls() error {
 	} else {
 		settings = append(settings, [2]string{"ipv6/conf/%s/disable_ipv6", "1"})
 	}
+	if len(w.a.Ports) > 0 { // host ports answer at localhost, too; the firewall keeps others out (declareLoopback)
+		settings = append(settings, [2]string{"ipv4/conf/%s/route_localnet", "1"})
+	}
 	for _, s := range settings {
 		if err := sysctl(fmt.Sprintf(s[0], w.a.Host), s[1]); err != nil {
 			return err

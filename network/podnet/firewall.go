@@ -99,16 +99,34 @@ func (t *table) declare(tx *knftables.Transaction) {
 	for _, hook := range []knftables.BaseChainHook{knftables.PreroutingHook, knftables.OutputHook} {
 		tx.Add(&knftables.Chain{Name: string(hook), Type: knftables.PtrTo(knftables.NATType), Hook: knftables.PtrTo(hook),
 			Priority: knftables.PtrTo(knftables.DNATPriority)})
-		tx.Add(&knftables.Rule{Chain: string(hook), Rule: "fib daddr type local " + notLoopback + " jump hostports"})
+		whose := "fib daddr type local "
+		if hook == knftables.PreroutingHook || !t.is4 { // IPv6 never leads from localhost out of the machine
+			whose += notLoopback + " "
+		}
+		tx.Add(&knftables.Rule{Chain: string(hook), Rule: whose + "jump hostports"})
+	}
+	if t.is4 {
+		declareLoopback(tx)
 	}
 	tx.Add(&knftables.Chain{Name: "postrouting", Type: knftables.PtrTo(knftables.NATType), Hook: knftables.PtrTo(knftables.PostroutingHook),
 		Priority: knftables.PtrTo(knftables.SNATPriority)})
+	if t.is4 {
+		tx.Add(&knftables.Rule{Chain: "postrouting", Rule: "oifname != lo ip saddr 127.0.0.0/8 ct status dnat masquerade fully-random"})
+	}
 	for _, rule := range []string{
 		"ct status dnat " + ip + " saddr . " + ip + " daddr @hairpin masquerade fully-random",
 		ip + " saddr @pods " + ip + " daddr != @inside " + ip + " daddr != " + multicast + " masquerade fully-random",
 	} {
 		tx.Add(&knftables.Rule{Chain: "postrouting", Rule: rule})
 	}
+}
+
+// declareLoopback: pods with host ports may be led to from localhost (sysctls). Nothing from outside may be sent to localhost
+// for that.
+func declareLoopback(tx *knftables.Transaction) {
+	tx.Add(&knftables.Chain{Name: "loopback", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.PreroutingHook),
+		Priority: knftables.PtrTo(knftables.RawPriority)})
+	tx.Add(&knftables.Rule{Chain: "loopback", Rule: "iifname != lo ip daddr 127.0.0.0/8 drop"})
 }
 
 func (t *table) fill(tx *knftables.Transaction, set string, prefixes []netip.Prefix) {

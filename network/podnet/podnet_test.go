@@ -195,6 +195,7 @@ func TestPodsReachEachOther(t *testing.T) {
 		{"a host port from elsewhere", away, "10.63.0.2:8080", "10.63.0.9"},
 		{"a host port from another pod", p1, "10.63.0.2:8080", ip1},
 		{"a host port from the node", "", "10.63.0.2:8080", "10.63.0.2"},
+		{"a host port from the node, at localhost", "", "127.0.0.1:8080", "10.63.0.2"},
 		{"a host port from the pod itself", p2, "10.63.0.2:8080", "10.63.0.2"},
 	} {
 		got, err := visit(t, c.from, c.to)
