@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -264,7 +265,8 @@ func ownContainerd(c containerd.Config) (*containerd.Runtime, error) {
 	return containerd.New(c)
 }
 
-// installCNI puts the CNI program where somebody else's runtime looks for it.
+// installCNI puts the CNI program where somebody else's runtime looks for it; as
+// loopback too, which older runtimes start as well, unless the machine has that.
 func installCNI(dir string) error {
 	executable, err := os.Executable()
 	if err != nil {
@@ -281,6 +283,12 @@ func installCNI(dir string) error {
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the directory of CNI programs: %w", err)
+	}
+	loopback := filepath.Join(dir, "loopback")
+	if _, err := os.Stat(loopback); errors.Is(err, fs.ErrNotExist) {
+		if err := writeWhole(loopback, data, 0o755); err != nil {
+			return err
+		}
 	}
 	return writeWhole(filepath.Join(dir, "skiff-cni"), data, 0o755)
 }

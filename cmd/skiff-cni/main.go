@@ -33,6 +33,10 @@ func main() {
 	if err != nil {
 		fail(5, "read the network configuration: "+err.Error())
 	}
+	if isLoopback() {
+		loopback(command, input)
+		return
+	}
 	socket := text(input, "socket")
 	if socket == "" {
 		fail(7, "the network configuration names no socket of the node's agent")

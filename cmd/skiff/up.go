@@ -45,8 +45,11 @@ anybody can start thousands of them. --nodes 0 is a control plane alone.`,
 	w.flags(c)
 	c.Flags().IntVar(&nodes, "nodes", 1, "how many nodes a new cluster has")
 	c.Flags().StringVar(&runtime, "runtime", defaultRuntime(), "what runs the pods of a new cluster: containerd or simulated")
-	c.Flags().StringVar(&endpoint, "runtime-endpoint", "", "a CRI socket that is there already, instead of a containerd of the node's own (one node)")
+	c.Flags().StringVar(&endpoint, "runtime-endpoint", "", "not for local clusters: see `skiff server --runtime-endpoint`")
 	c.Flags().StringArrayVar(&mirrors, "registry-mirror", nil, "HOST=URL: a registry that is asked first for images of HOST (docker.io, …; *: every one); may be repeated; kept with the cluster")
+	if err := c.Flags().MarkHidden("runtime-endpoint"); err != nil {
+		panic(err) // the flag is defined above
+	}
 	c.Flags().DurationVar(&wait, "wait", 2*time.Minute, "how long to wait until the cluster is ready")
 	return c
 }
@@ -144,8 +147,8 @@ func create(dir, name string, wanted newCluster) (*local.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wanted.endpoint != "" && wanted.nodes > 1 {
-		return nil, errors.Join(errors.New("--runtime-endpoint serves one node: leave --nodes at 1"), exitCode(2))
+	if wanted.endpoint != "" {
+		return nil, errors.Join(errors.New("--runtime-endpoint: a runtime that is there already cannot make pods in the network and mounts that `skiff up` gives a node of its own: use `skiff server --runtime-endpoint`, whose node is this machine"), exitCode(2))
 	}
 	spec.RuntimeEndpoint, spec.Mirrors = wanted.endpoint, wanted.mirrors
 	if err := os.MkdirAll(dir, 0o755); err != nil {
