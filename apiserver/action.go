@@ -86,10 +86,9 @@ func (s *Server) unstored(row *api.Resource) verb {
 
 // streaming is the answer of a handler that writes by itself, counted as a
 // request that stays.
-func (s *Server) streaming(h http.HandlerFunc) *Result {
+func (s *Server) streaming(r *Request, h http.HandlerFunc) *Result {
 	return &Result{Stream: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		s.limits.long.Add(1)
-		defer s.limits.long.Add(-1)
+		defer s.metrics.stays(r)()
 		h(w, req)
 	})}
 }

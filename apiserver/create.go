@@ -7,6 +7,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/endpoints/deprecation"
 
 	"skiff/api"
 	"skiff/apiserver/admission"
@@ -140,6 +141,22 @@ func (s *Server) warnAbout(r *Request, row *api.Resource, obj, old api.Object) {
 	}
 	if row.Inert != "" {
 		r.Warn(row.Inert)
+	}
+}
+
+// warnDeprecated says that the version of a kind is on its way out. In-process
+// clients see no warnings.
+func (s *Server) warnDeprecated(r *Request) {
+	if r.HTTP == nil || r.Resource.Custom != nil {
+		return
+	}
+	obj := r.Resource.Kind.New()
+	if _, ok := obj.(interface{ APILifecycleDeprecated() (int, int) }); !ok {
+		return
+	}
+	s.metrics.deprecated.WithLabelValues(r.Resource.Group, r.Resource.Version, r.Resource.Name, r.Subresource, deprecation.RemovedRelease(obj)).Set(1)
+	if text := deprecation.WarningMessage(withKind(obj, r.Resource.GVK())); text != "" {
+		r.Warn(text)
 	}
 }
 

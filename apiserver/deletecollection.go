@@ -62,6 +62,9 @@ func (s *Server) selected(ctx context.Context, r *Request) ([]*cache.Entry, erro
 		shown := entry.As(r.Resource)
 		if labelSelector.Matches(shown.Labels()) && fieldSelector.Matches(shown.Fields()) {
 			selected = append(selected, entry)
+			if limit := r.ListOptions.Limit; limit > 0 && int64(len(selected)) == limit {
+				break
+			}
 		}
 	}
 	return selected, nil

@@ -54,7 +54,7 @@ func (s *Server) stdio(ctx context.Context, r *Request, what string, command []s
 		RawQuery: stdioQuery(o, command).Encode()}
 	plain := s.upgrade(r, target)
 	translated := streamproxy.NewStreamTranslatorHandler(target, s.nodes.transport, 0, o)
-	return s.streaming(streamproxy.NewTranslatingHandler(plain, translated, wsstream.IsWebSocketRequestWithStreamCloseProtocol).ServeHTTP), nil
+	return s.streaming(r, streamproxy.NewTranslatingHandler(plain, translated, wsstream.IsWebSocketRequestWithStreamCloseProtocol).ServeHTTP), nil
 }
 
 // portForward connects a client with ports of a pod.
@@ -79,7 +79,7 @@ func (s *Server) portForward(ctx context.Context, r *Request) (*Result, error) {
 	}
 	plain := s.upgrade(r, target)
 	tunnel := streamproxy.NewTunnelingHandler(plain)
-	return s.streaming(streamproxy.NewTranslatingHandler(plain, tunnel, wsstream.IsWebSocketRequestWithTunnelingProtocol).ServeHTTP), nil
+	return s.streaming(r, streamproxy.NewTranslatingHandler(plain, tunnel, wsstream.IsWebSocketRequestWithTunnelingProtocol).ServeHTTP), nil
 }
 
 // mayOpen: a WebSocket is opened by GET, but what it allows is a create, whatever

@@ -85,7 +85,7 @@ func newFront(s *Server, c FrontConfig) (front, error) {
 		nodes: newNodes(c, s.findNode)}
 	f.flow = newFlow(f.limits)
 	f.stopping, f.stop = context.WithCancel(context.Background())
-	f.metrics = newMetrics(f.limits, f.flow)
+	f.metrics = newMetrics(f.limits, f.flow, objectCounts{s})
 	f.audit = &auditor{log: s.log, metrics: f.metrics}
 	return f, nil
 }

@@ -15,8 +15,6 @@ import (
 // out; what must always get through has no cap (see lane).
 type limiter struct {
 	reads, writes, system gate
-	// long counts requests that stay (watches, logs, exec …). They hold no place.
-	long atomic.Int64
 }
 
 func newLimiter(c FrontConfig) *limiter {

@@ -48,7 +48,7 @@ func (s *Server) podLog(ctx context.Context, r *Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.streaming(func(w http.ResponseWriter, req *http.Request) { s.copyLog(w, req, logs, options.Follow) }), nil
+	return s.streaming(r, func(w http.ResponseWriter, req *http.Request) { s.copyLog(w, req, logs, options.Follow) }), nil
 }
 
 // openLog asks the agent. What it answers with, if not a log, is the answer.

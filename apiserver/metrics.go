@@ -24,9 +24,19 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	refused  *prometheus.CounterVec
 	watching prometheus.Gauge
+
+	sli        *prometheus.HistogramVec
+	sizes      *prometheus.HistogramVec
+	events     *prometheus.CounterVec
+	eventSizes *prometheus.HistogramVec
+	long       *prometheus.GaugeVec
+	deprecated *prometheus.GaugeVec
 }
 
-func newMetrics(l *limiter, f *flow.Controller) *metrics {
+// requestLabels name a request in most metrics.
+var requestLabels = []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
+
+func newMetrics(l *limiter, f *flow.Controller, objects prometheus.Collector) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_request_total",
@@ -51,10 +61,9 @@ func newMetrics(l *limiter, f *flow.Controller) *metrics {
 			return float64(n)
 		})
 	}
-	m.registry.MustRegister(flowMetrics{f}, m.requests, m.duration, m.refused, m.watching,
+	m.addMore()
+	m.registry.MustRegister(objects, flowMetrics{f}, m.requests, m.duration, m.refused, m.watching,
 		inFlight("readOnly", &l.reads), inFlight("mutating", &l.writes), inFlight("system", &l.system),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests",
-			Help: "Number of requests that stay: watches, logs, exec and their like."}, func() float64 { return float64(l.long.Load()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -69,6 +78,7 @@ func (m *metrics) observe(r *Request, code int, took time.Duration) {
 	m.requests.WithLabelValues(verb, dry, group, version, resource, sub, scope, "apiserver", codeLabel(code)).Inc()
 	if !longRunning(r) {
 		m.duration.WithLabelValues(verb, dry, group, version, resource, sub, scope, "apiserver").Observe(took.Seconds())
+		m.sli.WithLabelValues(verb, group, version, resource, sub, scope, "apiserver").Observe(took.Seconds())
 	}
 	if code == http.StatusTooManyRequests || code == http.StatusGatewayTimeout {
 		m.refused.WithLabelValues(verb, group, version, resource, sub, scope, "apiserver", codeLabel(code)).Inc()

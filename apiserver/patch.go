@@ -98,17 +98,22 @@ func newPatch(r *Request, kind schema.GroupVersionKind, empty func() api.Object)
 // strict tells whether unknown and duplicate fields matter.
 func (p *patch) strict() bool { return p.r.Write.FieldValidation != metav1.FieldValidationIgnore }
 
+// jsonPatchOp is one operation, for finding fields that no operation has.
+type jsonPatchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	From  string `json:"from"`
+	Value any    `json:"value"`
+}
+
 func (p *patch) parseJSONPatch() error {
 	if p.strict() {
-		var operations []struct {
-			Op    string `json:"op"`
-			Path  string `json:"path"`
-			From  string `json:"from"`
-			Value any    `json:"value"`
-		}
+		var operations []jsonPatchOp
 		dubious, err := kjson.UnmarshalStrict(p.r.Body.Bytes, &operations)
 		if err != nil {
-			return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+			// The type's name is what clients of Kubernetes know from the message.
+			text := strings.Replace(err.Error(), "apiserver.jsonPatchOp", "handlers.jsonPatchOp", 1)
+			return apierrors.NewBadRequest("error decoding patch: " + text)
 		}
 		for _, d := range dubious {
 			p.dubious = append(p.dubious, fmt.Errorf("json patch %v", d))

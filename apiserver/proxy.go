@@ -87,7 +87,7 @@ func (s *Server) pass(r *Request, target *url.URL, dial func(context.Context, st
 		// Nobody has said who may have signed a pod's certificate.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}
-	return s.streaming(func(w http.ResponseWriter, req *http.Request) {
+	return s.streaming(r, func(w http.ResponseWriter, req *http.Request) {
 		proxy.NewUpgradeAwareHandler(target, transport, true, false, s.responder(r)).ServeHTTP(w, req)
 	}), nil
 }
@@ -222,7 +222,7 @@ func (s *Server) toAgent(r *Request, target *url.URL) (*Result, error) {
 		return nil, notFoundHere()
 	}
 	target.Path = r.SubPath
-	return s.streaming(proxy.NewUpgradeAwareHandler(target, s.nodes.transport, true, false, s.responder(r)).ServeHTTP), nil
+	return s.streaming(r, proxy.NewUpgradeAwareHandler(target, s.nodes.transport, true, false, s.responder(r)).ServeHTTP), nil
 }
 
 // findNode returns a node as it is now.

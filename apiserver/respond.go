@@ -73,6 +73,7 @@ func (s *Server) respondBody(w http.ResponseWriter, r *Request, result *Result) 
 	}
 	if err == nil {
 		err = body.finish()
+		s.metrics.answered(r, body.written)
 	}
 	if err != nil && !body.begun && r.HTTP.Context().Err() == nil {
 		body.drop()
@@ -110,12 +111,14 @@ type bodyWriter struct {
 	media string
 	gzip  bool
 
-	begun bool // the header is out
-	held  *bytes.Buffer
-	zip   *gzip.Writer
+	begun   bool // the header is out
+	written int  // bytes that the body has, before compression
+	held    *bytes.Buffer
+	zip     *gzip.Writer
 }
 
 func (b *bodyWriter) Write(p []byte) (int, error) {
+	b.written += len(p)
 	switch {
 	case b.zip != nil:
 		return b.zip.Write(p)
@@ -221,8 +224,7 @@ func (s *Server) respondWatch(w http.ResponseWriter, r *Request, watch *Watch) {
 	defer watch.Close()
 	s.metrics.watching.Inc()
 	defer s.metrics.watching.Dec()
-	s.limits.long.Add(1)
-	defer s.limits.long.Add(-1)
+	defer s.metrics.stays(r)()
 
 	ctx, cancel := s.untilStopping(r.HTTP.Context())
 	defer cancel()
@@ -238,11 +240,13 @@ func (s *Server) respondWatch(w http.ResponseWriter, r *Request, watch *Watch) {
 		return
 	}
 	events := newWatchEncoder(watch, r.Out)
+	count := s.metrics.watch(watch.Resource)
 	for {
 		frames, err := events.next(ctx)
 		if err != nil {
 			return
 		}
+		count(events.told, len(frames))
 		if _, err := w.Write(frames); err != nil {
 			return
 		}
@@ -266,6 +270,7 @@ type watchEncoder struct {
 	out   Output
 	table *tableWriter // nil unless a Table is asked for
 	buf   []byte
+	told  int // events in buf
 }
 
 func newWatchEncoder(watch *Watch, out Output) *watchEncoder {
@@ -279,9 +284,10 @@ func newWatchEncoder(watch *Watch, out Output) *watchEncoder {
 // next waits for events and returns their frames, one after the other, which
 // stay valid until the next call.
 func (e *watchEncoder) next(ctx context.Context) ([]byte, error) {
-	e.buf = e.buf[:0]
+	e.buf, e.told = e.buf[:0], 0
 	err := e.each(ctx, func(event WatchEvent) (err error) {
 		e.buf, err = e.append(e.buf, event)
+		e.told++
 		return err
 	})
 	if cap(e.buf) > 1<<20 { // a burst is over; an idle watch should hold little

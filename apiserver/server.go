@@ -35,6 +35,7 @@ func (s *Server) serve(ctx context.Context, r *Request) (result *Result, err err
 	if err := served(r); err != nil {
 		return nil, err
 	}
+	s.warnDeprecated(r)
 	if r.Resource.Custom != nil && r.Resource.Custom.Deprecation != "" {
 		r.Warn(r.Resource.Custom.Deprecation)
 	}

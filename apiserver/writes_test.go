@@ -238,6 +238,8 @@ func TestRefused(t *testing.T) {
 			`cannot unmarshal string into Go struct field ConfigMap.data of type map[string]string`},
 		"unknown field by patch": {"patch:strategic", "v1/configmaps?strict", "default", "there", `{"spec":1}`, 422, metav1.StatusReasonInvalid,
 			`strict decoding error: unknown field "spec"`},
+		"patch that is no list": {"patch:json", "v1/configmaps", "default", "there", `{"op":"add"}`, 400, "BadRequest",
+			"error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"},
 		"patch test failed": {"patch:json", "v1/configmaps", "default", "there", `[{"op":"test","path":"/data/a","value":"2"}]`, 422, "Invalid",
 			`the server rejected our request due to an error in our request`},
 		"patch that copies copies": {"patch:json", "v1/configmaps", "default", "there", `[{"op":"add","path":"/data","value":{"0":"` + strings.Repeat("x", 1000) + `"}}` +
