@@ -137,6 +137,9 @@ func Of(obj runtime.Object) *Resource {
 	return r
 }
 
+// Known is Of, but returns nil for a type that no row has.
+func Known(obj runtime.Object) *Resource { return index.byType[reflect.TypeOf(obj)] }
+
 // For is Of without an object: For[*corev1.Pod]() is the row pods.
 func For[T Object]() *Resource {
 	r := index.byType[reflect.TypeFor[T]()]

@@ -163,7 +163,8 @@ func (s *Server) warnDeprecated(r *Request) {
 // judged is the write as admission sees it, in the storage's version.
 func (s *Server) judged(r *Request, verb string, obj, old api.Object) *admission.Write {
 	w := &admission.Write{
-		User: r.User, Verb: verb, Resource: stored(r.Resource), Subresource: r.Subresource,
+		User: r.User, Verb: verb, Resource: stored(r.Resource), Asked: r.Resource, Subresource: r.Subresource,
+		FieldManager: r.Write.FieldManager, FieldValidation: r.Write.FieldValidation,
 		Namespace: r.Namespace, Name: r.Name, Old: old, DryRun: r.Write.DryRun, Warn: r.Warn,
 	}
 	if obj != nil {
@@ -174,6 +175,9 @@ func (s *Server) judged(r *Request, verb string, obj, old api.Object) *admission
 	}
 	if w.Resource.Group == "" && w.Resource.Name == "namespaces" {
 		w.Namespace = w.Name
+	}
+	if verb == "delete" {
+		w.DeleteOptions = &r.DeleteOptions
 	}
 	return w
 }

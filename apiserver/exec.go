@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	streamproxy "k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
@@ -50,6 +51,9 @@ func (s *Server) stdio(ctx context.Context, r *Request, what string, command []s
 	if pod.Spec.NodeName == "" {
 		return nil, noHost(pod)
 	}
+	if err := s.mayConnect(ctx, r, stdioOptions(what, container, o, command)); err != nil {
+		return nil, err
+	}
 	target := &url.URL{Scheme: "http", Host: pod.Spec.NodeName, Path: fmt.Sprintf("/%s/%s/%s/%s", what, pod.Namespace, pod.Name, container),
 		RawQuery: stdioQuery(o, command).Encode()}
 	plain := s.upgrade(r, target)
@@ -73,6 +77,9 @@ func (s *Server) portForward(ctx context.Context, r *Request) (*Result, error) {
 	if pod.Spec.NodeName == "" {
 		return nil, noHost(pod)
 	}
+	if err := s.mayConnect(ctx, r, forwardOptions(ports)); err != nil {
+		return nil, err
+	}
 	target := &url.URL{Scheme: "http", Host: pod.Spec.NodeName, Path: fmt.Sprintf("/portForward/%s/%s", pod.Namespace, pod.Name)}
 	if len(ports) > 0 {
 		target.RawQuery = url.Values{"port": {strings.Join(ports, ",")}}.Encode()
@@ -94,6 +101,25 @@ func (s *Server) mayOpen(ctx context.Context, r *Request) error {
 	as := *r
 	as.Verb = "create"
 	return s.authorize(ctx, &as)
+}
+
+// stdioOptions are the options of exec and attach as admission sees them.
+func stdioOptions(what, container string, o streamproxy.Options, command []string) runtime.Object {
+	if what == "attach" {
+		return &corev1.PodAttachOptions{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, TTY: o.Tty, Container: container}
+	}
+	return &corev1.PodExecOptions{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, TTY: o.Tty, Container: container, Command: command}
+}
+
+// forwardOptions are the options of portforward as admission sees them.
+func forwardOptions(ports []string) *corev1.PodPortForwardOptions {
+	o := &corev1.PodPortForwardOptions{}
+	for _, p := range ports {
+		if n, err := strconv.ParseInt(p, 10, 32); err == nil { // they were judged when they were read
+			o.Ports = append(o.Ports, int32(n))
+		}
+	}
+	return o
 }
 
 func noHost(pod *corev1.Pod) error {

@@ -35,6 +35,9 @@ func (s *Server) proxyPod(ctx context.Context, r *Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.mayConnect(ctx, r, &corev1.PodProxyOptions{Path: r.SubPath}); err != nil {
+		return nil, err
+	}
 	return s.toPod(r, pod, scheme, number)
 }
 
@@ -108,6 +111,9 @@ func (s *Server) proxyService(ctx context.Context, r *Request) (*Result, error) 
 	}
 	portName, err := servicePortName(service, port)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.mayConnect(ctx, r, &corev1.ServiceProxyOptions{Path: r.SubPath}); err != nil {
 		return nil, err
 	}
 	pod, target := s.backend(r.Namespace, name, portName)
@@ -196,6 +202,9 @@ func (s *Server) proxyNode(ctx context.Context, r *Request) (*Result, error) {
 	}
 	node, err := s.findNode(ctx, name)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.mayConnect(ctx, r, &corev1.NodeProxyOptions{Path: r.SubPath}); err != nil {
 		return nil, err
 	}
 	agent := node.Status.DaemonEndpoints.KubeletEndpoint.Port

@@ -3,11 +3,13 @@ package apiserver
 import (
 	"context"
 	"iter"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"skiff/api"
 	"skiff/apiserver/admission"
+	"skiff/apiserver/admission/dynamic"
 	"skiff/apiserver/alloc"
 )
 
@@ -16,6 +18,8 @@ import (
 // subresources binding, eviction and scale.
 type write struct {
 	admission admission.Chain
+	asking    admission.Chain // of admission, the steps that ask webhooks and policies
+	dynamic   *dynamic.Admission
 	owners    *owners
 	services  *alloc.Services
 	quotas    *quotas
@@ -24,11 +28,19 @@ type write struct {
 func newWrite(s *Server) (write, error) {
 	limitCopies()
 	chain := admission.New(admission.Config{Reader: reader{s}, Authorizer: s.authz})
+	asked, err := newDynamic(s, chain)
+	if err != nil {
+		return write{}, err
+	}
+	asking := asked.Steps()
 	quotas := &quotas{s: s, waiting: map[string][]*charge{}}
 	return write{
-		// Nobody gives others more than they have themselves. Quota comes last: only
-		// what all others let pass is charged.
-		admission: append(chain, admission.Step{Name: "RBACEscalation", Validate: s.checkEscalation}, quotas.step()),
+		// Policies and webhooks judge what the others have made. Nobody gives others
+		// more than they have themselves. Quota comes last: only what all others let
+		// pass is charged.
+		admission: slices.Concat(chain, asking, admission.Chain{{Name: "RBACEscalation", Validate: s.checkEscalation}, quotas.step()}),
+		asking:    asking,
+		dynamic:   asked,
 		quotas:    quotas,
 		owners:    newOwners(s.log),
 		services:  alloc.New(alloc.Config{Store: s.store, Cluster: addressBook{s}, Log: s.log}),
@@ -40,6 +52,7 @@ func (w *write) run(ctx context.Context, s *Server) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { w.owners.prepare(ctx); return nil })
 	group.Go(func() error { return s.repair(ctx) })
+	group.Go(func() error { w.dynamic.Run(ctx); return nil })
 	return group.Wait()
 }
 

@@ -35,6 +35,13 @@ type Write struct {
 	Object runtime.Object
 	Old    api.Object
 
+	// Asked is the resource as the client named it: of another version, perhaps,
+	// than Resource, which is the one that is stored.
+	Asked *api.Resource
+	// What the client said beside the object.
+	FieldManager, FieldValidation string
+	DeleteOptions                 *metav1.DeleteOptions // of deletes
+
 	DryRun bool
 	// Warn adds a Warning header.
 	Warn func(text string)
@@ -95,7 +102,6 @@ func New(c Config) Chain {
 		{Name: "CertificateSubjectRestriction", Validate: checkSubject},
 		{Name: "DefaultIngressClass", Mutate: cluster.fillIngressClass},
 		{Name: "PodTopologyLabels", Mutate: cluster.copyTopology},
-		// Policies, webhooks and quota come last, since they judge what the others have made.
 	}
 }
 
