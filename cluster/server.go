@@ -286,6 +286,9 @@ func (s *server) openStore(ctx context.Context) (err error) {
 		PeerURLs: []string{listen}, AdvertisePeerURLs: []string{s.record.PeerURL},
 		Members: s.record.Members, Join: s.record.Joined, PeerTLS: files,
 	})
+	if err != nil && s.record.Joined && ctx.Err() == nil {
+		return fmt.Errorf("%w (if this server was removed from its cluster, delete %s and join anew)", err, ServerDir(s.c.DataDir))
+	}
 	if err != nil {
 		return err
 	}
