@@ -76,8 +76,7 @@ func (m *Manager) start(ctx context.Context, r containerRequest) Event {
 	if err != nil {
 		return fail("CreateContainerConfigError", err.Error())
 	}
-	r.image, err = m.c.Images.Ensure(ctx, p, c, sandbox, func(typ, reason, message string) { m.note(p, c, typ, reason, message) })
-	if err != nil {
+	if err := m.ensureImages(ctx, &r, sandbox); err != nil {
 		var ie *image.Error
 		if !errors.As(err, &ie) {
 			return fail("ErrImagePull", err.Error())

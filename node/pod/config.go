@@ -188,8 +188,10 @@ type containerRequest struct {
 	attempt uint32
 	sandbox Sandbox
 	image   *cri.Image // present on the node
-	target  string     // id of an ephemeral container's target
-	allowed *corev1.ResourceRequirements
+	// volumeImages are the images that the container's volumes show, present on the node: IDs by volume.
+	volumeImages map[string]string
+	target       string // id of an ephemeral container's target
+	allowed      *corev1.ResourceRequirements
 }
 
 // containerConfig is a container as CRI wants it. Its errors become
@@ -276,6 +278,11 @@ func (m *Manager) mounts(ctx context.Context, r containerRequest, lookup func(st
 	if err != nil || m.c.Layout.Root == "" {
 		return mounts, err
 	}
+	images, err := imageMounts(r, expand)
+	if err != nil {
+		return nil, err
+	}
+	mounts = append(mounts, images...)
 	own := func(path string) bool {
 		return slices.ContainsFunc(r.spec.VolumeMounts, func(v corev1.VolumeMount) bool { return filepath.Clean(v.MountPath) == path })
 	}

@@ -257,6 +257,8 @@ func (m *Manager) setUp(ctx context.Context, v *podVolumes, p *corev1.Pod, vol *
 		return m.claim(ctx, p, vol.PersistentVolumeClaim.ClaimName)
 	case vol.Ephemeral != nil:
 		return m.claim(ctx, p, p.Name+"-"+vol.Name)
+	case vol.Image != nil:
+		return "", nil // the runtime mounts it: package pod sees to that
 	}
 	return "", errors.New("no volume plugin matched: this node makes emptyDir, hostPath, configMap, secret, projected, downwardAPI and claims of directories")
 }
@@ -292,6 +294,9 @@ func (m *Manager) Mounts(_ context.Context, p *corev1.Pod, c *corev1.Container, 
 	var out []*cri.Mount
 	for i := range c.VolumeMounts {
 		vm := &c.VolumeMounts[i]
+		if vol := volumeOf(p, vm.Name); vol != nil && vol.Image != nil {
+			continue
+		}
 		mount, err := m.mount(v, p, c, i, vm, expand)
 		if err != nil {
 			return nil, err
