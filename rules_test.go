@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 
 	// Only apiserver opens the store; alloc decides by compare-and-swap in it.
 	"apiserver":           {"api", "cache", "client", "store"}, // client: it makes the in-process body
-	"apiserver/admission": {"api"},
+	"apiserver/admission": {"api", "client"},                   // client: webhooks and policies are followed as by any component
 	"apiserver/alloc":     {"store"},
 	"apiserver/authn":     {},
 	"apiserver/authz":     {"api"},
@@ -80,6 +80,7 @@ var testsMaySee = map[string][]string{
 	"apiserver/authn":        {"cluster/pki"},
 	"bench":                  {"skifftest"},
 	"controllers":            {"skifftest", "node/runtime/simulated"}, // stories run against a whole cluster
+	"scheduler":              {"skifftest"},
 	"controllers/deployment": {"controllers/replicaset"},
 }
 

@@ -3,6 +3,9 @@ package apiserver
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -15,8 +18,10 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,6 +30,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"skiff/api"
+	"skiff/apiserver/authn"
 	"skiff/client"
 	"skiff/cluster/pki"
 	"skiff/store"
@@ -67,6 +73,7 @@ func nameOf(t *testing.T) string {
 // clientSuite is what every client.Client does. Each test has a namespace of its own.
 var clientSuite = map[string]func(context.Context, *testing.T, *body, string){
 	"objects":       testObjects,
+	"posts":         testPosts,
 	"fence":         testFence,
 	"feed":          testFeed,
 	"feed selected": testFeedSelected,
@@ -79,6 +86,13 @@ const smallHistory = 3000
 
 func newSuiteServer(t *testing.T, auth AuthConfig) *Server {
 	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if auth.Issuer, err = authn.NewIssuer("https://issuer.example", nil, key); err != nil {
+		t.Fatal(err)
+	}
 	memory := store.OpenMemory(store.MemoryConfig{})
 	s, err := New(Config{Store: memory, Logger: slog.New(slog.DiscardHandler), History: smallHistory, Auth: auth})
 	if err != nil {
@@ -208,6 +222,37 @@ func testObjects(ctx context.Context, t *testing.T, b *body, ns string) {
 	}
 	if err := b.Delete(ctx, configMaps, ns, "a", metav1.DeleteOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("deleting again: %v", err)
+	}
+}
+
+// testPosts creates each subresource that components create.
+func testPosts(ctx context.Context, t *testing.T, b *body, ns string) {
+	if _, err := client.Create(ctx, b, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "robot", Namespace: ns}}); err != nil {
+		t.Fatal(err)
+	}
+	hour := int64(3600)
+	answer, err := b.Post(ctx, api.For[*corev1.ServiceAccount](), ns, "robot", "token", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}})
+	if token, ok := answer.(*authenticationv1.TokenRequest); err != nil || !ok || token.Status.Token == "" {
+		t.Errorf("token: %v, %v", answer, err)
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: ns}, Spec: corev1.PodSpec{
+		ServiceAccountName: "robot", AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "c", Image: "app:1"}},
+	}}
+	if _, err := client.Create(ctx, b, pod); err != nil {
+		t.Fatal(err)
+	}
+	pods := api.For[*corev1.Pod]()
+	if _, err := b.Post(ctx, pods, ns, "p", "binding", &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "p"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n1"}}); err != nil {
+		t.Errorf("binding: %v", err)
+	}
+	if got, err := client.Get[*corev1.Pod](ctx, b, ns, "p"); err != nil || got.Spec.NodeName != "n1" {
+		t.Errorf("after binding: %v, %v", got, err)
+	}
+	if _, err := b.Post(ctx, pods, ns, "p", "eviction", &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "p"}}); err != nil {
+		t.Errorf("eviction: %v", err)
+	}
+	if got, err := client.Get[*corev1.Pod](ctx, b, ns, "p"); err != nil || got.DeletionTimestamp == nil {
+		t.Errorf("after eviction: %v, %v", got, err)
 	}
 }
 

@@ -32,9 +32,12 @@ func (s *Server) createToken(ctx context.Context, r *Request) (*Result, error) {
 	if s.authConfig.Issuer == nil {
 		return nil, apierrors.NewServiceUnavailable("this server issues no service account tokens")
 	}
-	request := &authenticationv1.TokenRequest{}
-	if err := r.decodeInto(tokenRequestKind, request); err != nil {
-		return nil, err
+	request, ok := r.Body.Object.(*authenticationv1.TokenRequest)
+	if !ok {
+		request = &authenticationv1.TokenRequest{}
+		if err := r.decodeInto(tokenRequestKind, request); err != nil {
+			return nil, err
+		}
 	}
 	if err := checkToken(r, request); err != nil {
 		return nil, err
