@@ -90,6 +90,7 @@ func table(c Config) []loop.Controller {
 		claims.Binder(),
 		claims.ProtectClaims(),
 		claims.ProtectVolumes(),
+		claims.ProtectAttributes(),
 		claims.DefaultClass(),
 		claims.Reclaimer(),
 		claims.Ephemeral(),

@@ -15,7 +15,7 @@ import (
 )
 
 func world(t *testing.T) *rehearsal.World {
-	w := rehearsal.New(t, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Binder(), ProtectClaims(), ProtectVolumes(), DefaultClass(), Reclaimer())
+	w := rehearsal.New(t, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Binder(), ProtectClaims(), ProtectVolumes(), ProtectAttributes(), DefaultClass(), Reclaimer())
 	w.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelHostname: "host1"}}})
 	return w
 }
@@ -158,5 +158,35 @@ func TestAPodCarriesItsClaim(t *testing.T) {
 	w.Settle()
 	if _, ok := client.Find[*corev1.PersistentVolumeClaim](w.View, "x", "p-scratch"); !ok {
 		t.Error("a deleted claim does not come back while its pod lives")
+	}
+}
+
+func TestAttributesClassesStayWhileTheyAreUsed(t *testing.T) {
+	w := world(t)
+	gold := "gold"
+	w.Put(&storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: gold}, DriverName: "d.example"})
+	c := claim("", "1Gi")
+	c.Spec.VolumeAttributesClassName = &gold
+	w.Put(c)
+	w.Settle()
+	class, ok := client.Find[*storagev1.VolumeAttributesClass](w.View, "", gold)
+	if !ok || len(class.Finalizers) != 1 || class.Finalizers[0] != classInUse {
+		t.Fatalf("a class without its finalizer: %+v", class)
+	}
+	going, now := class.DeepCopy(), metav1.NewTime(w.Now)
+	going.DeletionTimestamp = &now
+	w.Put(going)
+	w.Settle()
+	held := func() bool {
+		class, ok := client.Find[*storagev1.VolumeAttributesClass](w.View, "", gold)
+		return ok && len(class.Finalizers) > 0
+	}
+	if !held() {
+		t.Error("a class may go while a claim names it")
+	}
+	w.Remove(have(w))
+	w.Settle()
+	if held() {
+		t.Error("a class is held when nobody names it any more")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 
 	"skiff/api"
 	"skiff/client"
@@ -14,7 +15,10 @@ import (
 const (
 	claimInUse  = "kubernetes.io/pvc-protection"
 	volumeInUse = "kubernetes.io/pv-protection"
+	classInUse  = "kubernetes.io/vac-protection"
 	podsOfClaim = "pods by claim"
+	claimsOf    = "claims by attributes class"
+	volumesOf   = "volumes by attributes class"
 )
 
 // ProtectClaims is the row that keeps claims while a pod uses them.
@@ -84,6 +88,67 @@ func ProtectVolumes() loop.Controller {
 			return protect(volume, volumeInUse, volume.Status.Phase == corev1.VolumeBound), nil
 		},
 	}
+}
+
+// ProtectAttributes is the row that keeps attributes classes while a claim or a volume names them.
+func ProtectAttributes() loop.Controller {
+	claims, volumes := api.For[*corev1.PersistentVolumeClaim](), api.For[*corev1.PersistentVolume]()
+	return loop.Controller{
+		Name:   "volumeattributesclass-protection-controller",
+		Reads:  []*api.Resource{api.For[*storagev1.VolumeAttributesClass](), claims, volumes},
+		Writes: []string{"volumeattributesclasses"},
+		Indexes: []client.Index{
+			{Name: claimsOf, Resource: claims, Keys: attributesClasses},
+			{Name: volumesOf, Resource: volumes, Keys: attributesClasses},
+		},
+		Keys: func(_ *client.View, c client.Change) (keys []loop.Key) {
+			if _, ok := c.Object().(*storagev1.VolumeAttributesClass); ok {
+				return []loop.Key{loop.KeyOf(c.Object())}
+			}
+			if c.Old == nil {
+				return nil // a new user frees nothing
+			}
+			for _, name := range attributesClasses(c.Old) {
+				keys = append(keys, loop.Key{Name: name})
+			}
+			return keys
+		},
+		Decide: func(v *client.View, key loop.Key, _ time.Time, _ loop.Memory) (loop.Plan, loop.Memory) {
+			class, ok := client.Find[*storagev1.VolumeAttributesClass](v, "", key.Name)
+			if !ok {
+				return loop.Plan{}, nil
+			}
+			used := false
+			for range client.By[*corev1.PersistentVolumeClaim](v, claimsOf, key.Name) {
+				used = true
+			}
+			for range client.By[*corev1.PersistentVolume](v, volumesOf, key.Name) {
+				used = true
+			}
+			return protect(class, classInUse, used), nil
+		},
+	}
+}
+
+// attributesClasses lists the attributes classes that a claim or a volume names: what it wants, has, and is changed to.
+func attributesClasses(obj api.Object) (names []string) {
+	add := func(name *string) {
+		if name != nil && *name != "" {
+			names = append(names, *name)
+		}
+	}
+	switch o := obj.(type) {
+	case *corev1.PersistentVolumeClaim:
+		add(o.Spec.VolumeAttributesClassName)
+		add(o.Status.CurrentVolumeAttributesClassName)
+		if change := o.Status.ModifyVolumeStatus; change != nil {
+			add(&change.TargetVolumeAttributesClassName)
+		}
+	case *corev1.PersistentVolume:
+		add(o.Spec.VolumeAttributesClassName)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // protect adds the finalizer to what lives, and takes it from what is going and
