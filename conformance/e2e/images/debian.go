@@ -81,6 +81,7 @@ func (m *maker) fillShell(ctx context.Context, root string) error {
 		"etc/passwd":        "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\nuser-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n",
 		"etc/group":         "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n",
 		"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+		"etc/os-release":    "NAME=\"Debian's packages in place of Alpine Linux\"\nID=debian\n", // a spec looks for the name of upstream's base
 		"etc/services":      "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nhttps 443/tcp\n",
 	} {
 		if err := writeFile(filepath.Join(root, name), []byte(content), 0o644); err != nil {
