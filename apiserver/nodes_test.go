@@ -313,6 +313,9 @@ func TestProxy(t *testing.T) {
 			}
 		}
 	}
+	if resp, body := l.call(t, "OPTIONS", base+"pods/p/proxy", nil, ""); string(body) != `OPTIONS / auth="" as=""` {
+		t.Errorf("OPTIONS is not passed on: %d %s", resp.StatusCode, body)
+	}
 	for path, want := range map[string]string{
 		base + "pods/p:1/proxy/":         "error trying to reach service: ",
 		base + "services/s:81/proxy/":    `no service port 81 found for service "s"`,

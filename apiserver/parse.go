@@ -96,6 +96,11 @@ func wantsWatch(q url.Values) bool {
 	return v[0] != "0" && !strings.EqualFold(v[0], "false")
 }
 
+// optionsOfProxy: OPTIONS is passed on to pods, services and nodes. It is no verb of the API, so only a rule for all verbs allows it.
+func optionsOfProxy(r *Request) bool {
+	return r.Subresource == "proxy" && r.Verb == "" && r.HTTP != nil && r.HTTP.Method == http.MethodOptions
+}
+
 // served refuses what the catalogue does not have.
 func served(r *Request) error {
 	if r.missing {
@@ -111,7 +116,7 @@ func served(r *Request) error {
 		if !ok || (r.Name == "") {
 			return notFoundHere()
 		}
-		if !slices.Contains(verbs, r.Verb) {
+		if !slices.Contains(verbs, r.Verb) && !optionsOfProxy(r) {
 			return methodNotAllowed()
 		}
 	}
