@@ -94,13 +94,13 @@ func bareFinalizers(obj Object, path *field.Path) (errs field.ErrorList) {
 // KeepUntouchable gives obj those of old's parts that the write cannot change,
 // and counts its generation.
 func (r *Resource) KeepUntouchable(subresource string, obj, old Object) {
+	obj.SetGeneration(old.GetGeneration())
 	if ofObject(subresource) {
-		r.Kind.Update(obj, old)
+		r.Kind.Update(obj, old) // may count a change that it then undoes
 	} else {
 		r.Kind.Subs[subresource].Update(obj, old)
 	}
 	inherit(obj, old)
-	obj.SetGeneration(old.GetGeneration())
 	if r.Kind.Intent != nil && subresource != "status" && !equality.Semantic.DeepEqual(r.Kind.Intent(obj), r.Kind.Intent(old)) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}

@@ -100,6 +100,7 @@ func (s *Server) insertNamed(ctx context.Context, r *Request, w *admission.Write
 		return &Result{Code: http.StatusCreated, Object: shownObject(r.Resource, obj)}, nil
 	}
 	namespace, name := obj.GetNamespace(), obj.GetName()
+	row.Kind.Default(obj) // fields that were reset since have theirs when they are read
 	entry, err := s.put(ctx, row, obj, s.condition(r, row, 0))
 	if err != nil {
 		undo(ctx, w, err)

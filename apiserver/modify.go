@@ -133,6 +133,7 @@ func (s *Server) replace(ctx context.Context, r *Request, entry *cache.Entry, c 
 	if r.Write.DryRun {
 		return &Result{Object: shownObject(r.Resource, obj)}, s.confirm(ctx, r, entry)
 	}
+	row.Kind.Default(obj) // fields that were reset since have theirs when they are read
 	next, err := s.put(ctx, row, obj, s.condition(r, row, entry.Revision()))
 	if err != nil {
 		undo(ctx, w, err)

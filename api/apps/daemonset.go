@@ -92,6 +92,9 @@ func defaultDaemonSet(d *appsv1.DaemonSet) {
 		setDefault(&r.MaxSurge, intstr.FromInt32(0))
 	}
 	setDefault(&d.Spec.RevisionHistoryLimit, 10)
+	if _, ok := d.Annotations[appsv1.DeprecatedTemplateGeneration]; !ok {
+		setTemplateGeneration(d, 0) // it is there, and its writer's, before the first template is counted
+	}
 }
 
 // templateGeneration counts the changes of the template, in an annotation that

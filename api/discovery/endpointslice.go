@@ -49,11 +49,14 @@ var EndpointSlice = kind.Of(kind.Spec[*discoveryv1.EndpointSlice]{
 	},
 	Create: func(s *discoveryv1.EndpointSlice) { dropTopology(s, nil) },
 	Update: func(s, old *discoveryv1.EndpointSlice) {
+		if !equality.Semantic.DeepEqual(intent(s), intent(old)) {
+			s.Generation = old.Generation + 1 // also where what was changed is dropped now
+		}
 		if !equality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
 			dropTopology(s, old)
 		}
 	},
-	Intent:   func(s *discoveryv1.EndpointSlice) any { return []any{s.AddressType, s.Endpoints, s.Ports, s.Labels} },
+	Intent:   intent,
 	Validate: func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateSlice(s, nil) },
 	ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 		return append(validateSlice(s, old), check.Unchanged(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
@@ -84,6 +87,10 @@ var EndpointSlice = kind.Of(kind.Spec[*discoveryv1.EndpointSlice]{
 		return []any{s.Name, string(s.AddressType), column.FirstThree(ports), column.FirstThree(addresses), column.Since(s.CreationTimestamp)}
 	},
 })
+
+func intent(s *discoveryv1.EndpointSlice) any {
+	return []any{s.AddressType, s.Endpoints, s.Ports, s.Labels}
+}
 
 // dropTopology clears deprecatedTopology, which v1 does not write. A node name in
 // it that was there before is kept as the endpoint's own.

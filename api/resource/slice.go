@@ -35,8 +35,13 @@ var ResourceSlice = kind.Of(kind.Spec[*resourcev1.ResourceSlice]{
 			}
 		}
 	},
-	Create:   func(s *resourcev1.ResourceSlice) { dropAlpha(&s.Spec) },
-	Update:   func(s, _ *resourcev1.ResourceSlice) { dropAlpha(&s.Spec) },
+	Create: func(s *resourcev1.ResourceSlice) { dropAlpha(&s.Spec) },
+	Update: func(s, old *resourcev1.ResourceSlice) {
+		if !equality.Semantic.DeepEqual(s.Spec, old.Spec) {
+			s.Generation = old.Generation + 1 // also where what was changed is dropped now
+		}
+		dropAlpha(&s.Spec)
+	},
 	Intent:   func(s *resourcev1.ResourceSlice) any { return &s.Spec },
 	Validate: func(s *resourcev1.ResourceSlice) field.ErrorList { return validateSlice(&s.Spec, nil) },
 	ValidateUpdate: func(s, old *resourcev1.ResourceSlice) field.ErrorList {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -153,22 +154,40 @@ func (p *pair) shownOurs(obj api.Object) map[string]any {
 	return bare(obj)
 }
 
-// read is upstream's object as a reader gets it: what is read from the store gets its defaults again.
+// read is upstream's object as a reader gets it: the store keeps protobuf, which does not tell empty from unset, and what
+// is read from it gets its defaults again.
 func (p *pair) read(in runtime.Object) map[string]any {
 	text, err := json.Marshal(p.shown(in))
 	if err != nil {
 		return map[string]any{"error": err.Error()}
 	}
-	obj := p.decode(text)
+	obj := throughStore(p.decode(text))
 	legacyscheme.Scheme.Default(obj)
 	return bare(obj)
 }
 
 // readOurs is the same of an object as Skiff stores it.
 func (p *pair) readOurs(obj api.Object) map[string]any {
-	obj = obj.DeepCopyObject().(api.Object)
+	obj = throughStore(obj.DeepCopyObject().(api.Object))
 	p.stored.Kind.Default(obj)
 	return p.shownOurs(obj)
+}
+
+// throughStore is an object after it was encoded to protobuf and decoded, where its kind can be.
+func throughStore(obj api.Object) api.Object {
+	from, ok := obj.(interface{ Marshal() ([]byte, error) })
+	if !ok {
+		return obj
+	}
+	text, err := from.Marshal()
+	to := reflect.New(reflect.TypeOf(obj).Elem()).Interface().(interface {
+		api.Object
+		Unmarshal([]byte) error
+	})
+	if err != nil || to.Unmarshal(text) != nil {
+		return obj
+	}
+	return to
 }
 
 // bare is an object as JSON without its type.

@@ -125,7 +125,7 @@ func (w *writer) create(text []byte) {
 		return // upstream refuses it before validation
 	}
 	obj := w.ours(text)
-	d := sameTrees(withoutMarks(w.shown(in)), w.shownOurs(obj))
+	d := sameTrees(w.shown(in), w.shownOurs(obj))
 	results.count("defaulting", w.name, d, example)
 	if d != "" {
 		return
@@ -167,18 +167,6 @@ func (w *writer) create(text []byte) {
 	}
 	warnings := append(*given, w.upstream.main.WarningsOnCreate(ctx, in)...)
 	results.count("warnings", w.name, sameSets(warnings, w.stored.Kind.Warn(obj, nil)), example)
-}
-
-// withoutMarks takes out what upstream's conversion writes into an object that was not created yet.
-func withoutMarks(obj map[string]any) map[string]any {
-	meta, _ := obj["metadata"].(map[string]any)
-	if annotations, ok := meta["annotations"].(map[string]any); ok && annotations["deprecated.daemonset.template.generation"] == "0" {
-		delete(annotations, "deprecated.daemonset.template.generation")
-		if len(annotations) == 0 {
-			delete(meta, "annotations")
-		}
-	}
-	return obj
 }
 
 // keep puts a valid body into the pool.
