@@ -100,18 +100,28 @@ func (o *objects) kindOf(obj runtime.Object) (schema.GroupVersionKind, error) {
 		return u.GroupVersionKind(), nil
 	}
 	kinds, _, err := scheme.Scheme.ObjectKinds(obj)
+	if row := api.Known(obj); err != nil && row != nil {
+		return row.GVK(), nil // definitions and the like: their types are not client-go's
+	}
 	if err != nil {
 		return schema.GroupVersionKind{}, err
 	}
 	return kinds[0], nil
 }
 
-// Default fills in an object's defaults.
+// Default fills in an object's defaults. It is asked when somebody has changed the object: what a custom resource's schema does not
+// know goes first. What is wrong beyond that, validation finds.
 func (o *objects) Default(obj runtime.Object) {
 	kind, err := o.kindOf(obj)
-	if row := o.rows[kind]; err == nil && row != nil {
-		row.Kind.Default(obj.(api.Object))
+	row := o.rows[kind]
+	if err != nil || row == nil {
+		return
 	}
+	object := obj.(api.Object)
+	if row.Custom != nil {
+		_, _ = row.Custom.Coerce(object, false)
+	}
+	row.Kind.Default(object)
 }
 
 // Convert makes out what in is, in out's version.
