@@ -12,6 +12,7 @@ import (
 	openapiv2 "k8s.io/apiextensions-apiserver/pkg/controller/openapi/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/builder3/util"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
@@ -74,7 +75,7 @@ func (def *Definition) schema(d *apiextensionsv1.CustomResourceDefinition, versi
 			s = openapiv2.ToStructuralOpenAPIV2(s)
 		}
 		out = s.ToKubeOpenAPI()
-		out.SetProperty("metadata", refTo(f.ref(objectMetaType), "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"))
+		out.SetProperty("metadata", f.refTo(objectMetaType, "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"))
 		addTypeMeta(out)
 		addEmbedded(out, f)
 	}
@@ -103,8 +104,13 @@ func selectableOf(d *apiextensionsv1.CustomResourceDefinition, version string) [
 	return out
 }
 
-func refTo(ref, description string) spec.Schema {
-	return *spec.RefSchema(ref).WithDescription(description)
+// refTo is a reference that says something of its own. In v3 nothing may stand beside a reference: readers would not look at it.
+func (f form) refTo(name, description string) spec.Schema {
+	s := spec.RefSchema(f.ref(name)).WithDescription(description)
+	if !f.v2 {
+		s = util.WrapRefs(s)
+	}
+	return *s
 }
 
 // addTypeMeta adds what every object has beside its metadata.
@@ -137,7 +143,7 @@ func addEmbedded(s *spec.Schema, f form) {
 		return
 	}
 	addTypeMeta(s)
-	s.SetProperty("metadata", refTo(f.ref(objectMetaType), "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"))
+	s.SetProperty("metadata", f.refTo(objectMetaType, "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"))
 	for _, name := range []string{"kind", "apiVersion"} {
 		if !slices.Contains(s.Required, name) {
 			s.Required = append(s.Required, name)
@@ -152,7 +158,7 @@ func (def *Definition) listSchema(d *apiextensionsv1.CustomResourceDefinition, v
 	s := new(spec.Schema).Typed("object", "").WithDescription(fmt.Sprintf("%s is a list of %s", names.ListKind, names.Kind)).WithRequired("items")
 	s.SetProperty("items", *spec.ArrayProperty(item).WithDescription(fmt.Sprintf(
 		"List of %s. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md", names.Plural)))
-	s.SetProperty("metadata", refTo(f.ref(listMetaType), "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))
+	s.SetProperty("metadata", f.refTo(listMetaType, "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))
 	addTypeMeta(s)
 	s.AddExtension("x-kubernetes-group-version-kind", []any{gvkOf(d.Spec.Group, version, names.ListKind)})
 	if selectable := selectableOf(d, version); selectable != nil {
