@@ -97,6 +97,7 @@ load: build ## a minute of rolling updates under 200 requests a second; needs ro
 # FOCUS='…': only the specs that match. ARGS='-failed': only those that did not pass; more with ARGS=-help.
 conformance: build ## upstream's conformance specs on a cluster of its own (FOCUS='…': some); needs root
 	@[[ -x bin/kubectl ]] || $(MAKE) --no-print-directory kubectl
+	@mkdir -p bin/conformance
 	cd conformance && $(GO) build -o ../bin/conformance/conformance ./cmd/conformance
 	$(ROOT) bin/conformance/conformance -root . $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
 
