@@ -100,27 +100,32 @@ func (l *List) encodeJSON(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	size := len(meta) + 128
-	for _, e := range l.Entries {
-		body, err := e.JSON()
-		if err != nil {
-			return err // before the first byte is written
+	size := chunk
+	if l.long == nil {
+		size = len(meta) + 128
+		for _, e := range l.Entries {
+			body, err := e.JSON()
+			if err != nil {
+				return err // before the first byte is written
+			}
+			size += len(body) + 1
 		}
-		size += len(body) + 1
 	}
 	b := newChunks(w, size)
 	head := appendKind(b.buf, l.Resource.List(), l.Resource)
 	head = append(head, `"metadata":`...)
 	head = append(head, meta...)
 	b.buf = append(head, `,"items":[`...)
-	for i, e := range l.Entries {
+	first := true
+	for e := range l.All() {
 		body, err := e.JSON()
 		if err != nil {
 			return err
 		}
-		if i > 0 {
+		if !first {
 			b.buf = append(b.buf, ',')
 		}
+		first = false
 		if err := b.add(body); err != nil {
 			return err
 		}
@@ -141,7 +146,7 @@ func (l *List) encodeProtobuf(w io.Writer) error {
 		return err
 	}
 	size := fieldSize(len(meta))
-	for _, e := range l.Entries {
+	for e := range l.All() {
 		if e.Custom() {
 			return errNoProtobuf(e.Resource())
 		}
@@ -150,7 +155,7 @@ func (l *List) encodeProtobuf(w io.Writer) error {
 	b := newChunks(w, size+128)
 	b.buf = appendEnvelope(b.buf, apiVersionOf(l.Resource), l.Resource.List(), size)
 	b.buf = appendField(b.buf, 1, meta)
-	for _, e := range l.Entries {
+	for e := range l.All() {
 		raw := e.Protobuf()
 		b.buf = append(b.buf, 2<<3|2)
 		b.buf = binary.AppendUvarint(b.buf, uint64(len(raw)))

@@ -98,9 +98,9 @@ func (c *inProcess) List(ctx context.Context, r *api.Resource, o client.ListOpti
 	if err != nil {
 		return nil, "", asStatus(err)
 	}
-	objs := make([]api.Object, len(result.List.Entries))
-	for i, e := range result.List.Entries {
-		objs[i] = e.Object()
+	objs := make([]api.Object, 0, result.List.Len())
+	for e := range result.List.All() {
+		objs = append(objs, e.Object())
 	}
 	return objs, strconv.FormatInt(result.List.Revision, 10), nil
 }

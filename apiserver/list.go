@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"path"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,10 +22,34 @@ import (
 // List is a part of a resource, all of one revision.
 type List struct {
 	Resource  *api.Resource
-	Entries   []*cache.Entry // as Resource's version shows them, none of them broken
+	Entries   []*cache.Entry // as Resource's version shows them, none of them broken; nil: the list is long
 	Revision  int64
 	Continue  string // token for the next part; "": this was the last
 	Remaining *int64 // objects after this part; nil: not known
+
+	// A long list is not collected: whoever reads it slowly would keep it. It is
+	// gone through anew each time, in a state that does not change.
+	long  iter.Seq[*cache.Entry]
+	count int
+}
+
+// longList is from how many objects on a list is long.
+const longList = 4096
+
+// All iterates over the entries.
+func (l *List) All() iter.Seq[*cache.Entry] {
+	if l.long != nil {
+		return l.long
+	}
+	return slices.Values(l.Entries)
+}
+
+// Len is how many entries there are.
+func (l *List) Len() int {
+	if l.long != nil {
+		return l.count
+	}
+	return len(l.Entries)
 }
 
 // list answers GET of a collection.
@@ -55,6 +80,8 @@ type part struct {
 	limit    int64 // 0: none
 	revision int64
 	entries  iter.Seq[*cache.Entry] // in order, from on; selectors not applied
+	decoded  bool                   // entries are decoded anew each time
+	left     int64                  // how many objects there are from on; 0: nobody knows
 }
 
 // part finds the state and the place that the options ask for. Which state that
@@ -99,11 +126,12 @@ func (s *Server) resume(ctx context.Context, p *part, o metav1.ListOptions) erro
 	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
 		return apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 	}
-	p.from = from
+	p.from, p.left = from, leftBy(o.Continue)
 	if revision < 0 { // the client has accepted an inconsistent list
 		if err := s.fresh(ctx); err != nil {
 			return err
 		}
+		p.left = 0
 		p.take(p.table.Snapshot())
 		return nil
 	}
@@ -141,7 +169,7 @@ func (s *Server) exactly(ctx context.Context, p *part, revision int64) error {
 	if err != nil {
 		return readError(p.row, "list", err)
 	}
-	p.revision = revision
+	p.revision, p.decoded = revision, true
 	p.entries = func(yield func(*cache.Entry) bool) {
 		for _, e := range page.Entries {
 			if !yield(p.table.Read(e)) {
@@ -158,6 +186,9 @@ func isTooOld(err error) bool { return errors.Is(err, store.ErrCompacted) }
 func (p *part) take(snapshot cache.Snapshot) {
 	p.revision = snapshot.Revision
 	p.entries = p.selection.entries(snapshot, p.from)
+	if p.namespace == "" && p.from == (place{}) {
+		p.left = int64(snapshot.Len())
+	}
 	if p.name != "" {
 		p.limit = 0
 	}
@@ -181,6 +212,10 @@ func (p *part) collect() (*List, error) {
 			if !p.all() {
 				break // it is enough to know that there is more
 			}
+			if known := p.left - int64(len(list.Entries)); known > 0 {
+				remaining = known
+				break
+			}
 			continue
 		}
 		last = e
@@ -191,15 +226,34 @@ func (p *part) collect() (*List, error) {
 		if _, err := sound(picked); err != nil {
 			return nil, err
 		}
-		list.Entries = append(list.Entries, picked)
-	}
-	if remaining > 0 {
-		list.Continue = encodeContinue(p.revision, p.relative(place{last.Namespace(), last.Name() + "\x00"}))
-		if p.all() {
-			list.Remaining = &remaining
+		list.count++
+		if list.long != nil {
+			continue
+		}
+		if list.Entries = append(list.Entries, picked); list.count > longList && p.limit == 0 && p.row.Custom == nil && !p.decoded {
+			list.Entries, list.long = nil, p.picked()
 		}
 	}
+	if remaining > 0 {
+		next := continueToken{Version: continueVersion, Revision: p.revision, Start: p.relative(place{last.Namespace(), last.Name() + "\x00"})}
+		if p.all() {
+			list.Remaining, next.Left = &remaining, remaining
+		}
+		list.Continue = next.encode()
+	}
 	return list, nil
+}
+
+// picked iterates over what is selected.
+func (p *part) picked() iter.Seq[*cache.Entry] {
+	entries := p.entries
+	return func(yield func(*cache.Entry) bool) {
+		for e := range entries {
+			if picked := p.pick(e); picked != nil && !yield(picked) {
+				return
+			}
+		}
+	}
 }
 
 // relative returns a place as continue tokens name it: without the namespace, if
@@ -217,16 +271,33 @@ type continueToken struct {
 	Version  string `json:"v"`
 	Revision int64  `json:"rv"` // -1: the newest
 	Start    string `json:"start"`
+	// Left is how many objects there are from Start on; 0: nobody knows. Only we
+	// write it: counting them anew for each part would make every part cost as much
+	// as the whole.
+	Left int64 `json:"left,omitempty"`
 }
 
 const continueVersion = "meta.k8s.io/v1"
 
 func encodeContinue(revision int64, start string) string {
-	token, err := json.Marshal(continueToken{continueVersion, revision, start})
+	return continueToken{Version: continueVersion, Revision: revision, Start: start}.encode()
+}
+
+func (c continueToken) encode() string {
+	token, err := json.Marshal(c)
 	if err != nil {
-		panic(err) // a number and two strings
+		panic(err) // numbers and strings
 	}
 	return base64.RawURLEncoding.EncodeToString(token)
+}
+
+// leftBy is how many objects a valid token says there are.
+func leftBy(token string) int64 {
+	var c continueToken
+	if data, err := base64.RawURLEncoding.DecodeString(token); err != nil || json.Unmarshal(data, &c) != nil {
+		return 0
+	}
+	return c.Left
 }
 
 var errContinue = errors.New("continue key is not valid")

@@ -97,8 +97,8 @@ func copyMeta(into *metav1.ObjectMeta, obj metav1.Object) {
 
 func partialList(l *List, version string) (runtime.Object, error) {
 	list := &metav1.PartialObjectMetadataList{TypeMeta: metaType("PartialObjectMetadataList", version),
-		ListMeta: *l.meta(), Items: make([]metav1.PartialObjectMetadata, 0, len(l.Entries))}
-	for _, e := range l.Entries {
+		ListMeta: *l.meta(), Items: make([]metav1.PartialObjectMetadata, 0, l.Len())}
+	for e := range l.All() {
 		obj, err := objectOf(e)
 		if err != nil {
 			return nil, err
@@ -138,8 +138,8 @@ func newTableWriter(row *api.Resource, out Output) *tableWriter {
 }
 
 func (t *tableWriter) list(l *List) (runtime.Object, error) {
-	table := t.table(*l.meta(), len(l.Entries))
-	for _, e := range l.Entries {
+	table := t.table(*l.meta(), l.Len())
+	for e := range l.All() {
 		obj, err := objectOf(e)
 		if err != nil {
 			return nil, err

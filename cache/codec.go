@@ -216,6 +216,9 @@ func (c *codec) read(namespace, name string, value []byte, revision int64) *Entr
 		}
 		if err == nil {
 			e := c.entry(namespace, name, obj, raw, revision)
+			if followed[c.row.Name] && c.row.Group == "" {
+				e.object.Store(&obj)
+			}
 			e.stale = !c.custom && !bytes.HasPrefix(value, c.envelope)
 			return e
 		}

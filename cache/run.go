@@ -63,6 +63,12 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // page is how many entries are read from the store at a time.
 const page = 5000
 
+// reading is a page of the store, or why there is none.
+type reading struct {
+	page store.Page
+	err  error
+}
+
 // fill reads all of the store at one revision and makes it the cache's state.
 // What the cache held before is compared with it: unchanged entries stay; but
 // since the events in between are lost, all histories begin anew and all
@@ -71,12 +77,24 @@ func (c *Cache) fill(ctx context.Context) error {
 	before := c.state.Load()
 	var works []version // by Table.number
 	var at int64
-	for from := ""; ; {
-		p, err := c.config.Store.List(ctx, root, from, page, at)
-		if err != nil {
-			return fmt.Errorf("read the whole store: %w", err)
+	read := func(from string) <-chan reading {
+		next, at := make(chan reading, 1), at
+		go func() {
+			p, err := c.config.Store.List(ctx, root, from, page, at)
+			next <- reading{p, err}
+		}()
+		return next
+	}
+	for next := read(""); ; {
+		r := <-next
+		if r.err != nil {
+			return fmt.Errorf("read the whole store: %w", r.err)
 		}
+		p := r.page
 		at = p.Revision
+		if p.More { // the store reads while we decode
+			next = read(p.Entries[len(p.Entries)-1].Key + "\x00")
+		}
 		entries := c.readAll(before, p.Entries)
 		for _, t := range c.all().list[len(works):] { // reading may have made tables
 			works = append(works, t.newVersion())
@@ -90,7 +108,6 @@ func (c *Cache) fill(ctx context.Context) error {
 		if !p.More {
 			break
 		}
-		from = p.Entries[len(p.Entries)-1].Key + "\x00"
 	}
 	if at < before.revision {
 		return fmt.Errorf("the store is at revision %d, before the %d that was seen", at, before.revision)

@@ -13,6 +13,10 @@ import (
 // indexed names, per resource, the selectable field by which nodes ask.
 var indexed = map[string]string{"pods": "spec.nodeName"}
 
+// followed are the resources that components follow from the start on, as a whole:
+// what was decoded to read them from the store need not be decoded again.
+var followed = map[string]bool{"pods": true, "nodes": true}
+
 // Table is one resource's part of the cache.
 type Table struct {
 	cache  *Cache
