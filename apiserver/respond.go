@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -235,10 +236,17 @@ func (s *Server) respondWatch(w http.ResponseWriter, r *Request, watch *Watch) {
 	header := w.Header()
 	header.Set("Content-Type", watchContentType(r.Out))
 	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w).Flush
+	connection := http.NewResponseController(w)
+	flush := connection.Flush
 	if flush() != nil {
 		return
 	}
+	// Who answers pings but does not read would keep the write, and what it writes,
+	// for ever. The deadline is set when it is there: one that lapses between writes
+	// would end a quiet watch.
+	stalled := time.AfterFunc(time.Hour, func() { _ = connection.SetWriteDeadline(time.Now()) })
+	stalled.Stop()
+	defer stalled.Stop()
 	events := newWatchEncoder(watch, r.Out)
 	count := s.metrics.watch(watch.Resource)
 	for {
@@ -247,12 +255,14 @@ func (s *Server) respondWatch(w http.ResponseWriter, r *Request, watch *Watch) {
 			return
 		}
 		count(events.told, len(frames))
+		stalled.Reset(s.frontConfig.RequestTimeout)
 		if _, err := w.Write(frames); err != nil {
 			return
 		}
 		if flush() != nil {
 			return
 		}
+		stalled.Stop()
 	}
 }
 
