@@ -90,7 +90,7 @@ var Catalogue = []*Resource{
 		Prefix: "validatingwebhookconfigurations", Kind: admissionregistration.ValidatingWebhookConfiguration},
 	{Group: "apiextensions.k8s.io", Version: "v1", Name: "customresourcedefinitions", KindName: "CustomResourceDefinition", Singular: "customresourcedefinition", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 		Prefix: "apiextensions.k8s.io/customresourcedefinitions", Kind: apiextensions.CustomResourceDefinition},
-	{Group: "apiregistration.k8s.io", Version: "v1", Name: "apiservices", KindName: "APIService", Singular: "apiservice", Categories: []string{"api-extensions"}, Inert: "API services are stored but requests are not forwarded yet",
+	{Group: "apiregistration.k8s.io", Version: "v1", Name: "apiservices", KindName: "APIService", Singular: "apiservice", Categories: []string{"api-extensions"},
 		Prefix: "apiregistration.k8s.io/apiservices", Kind: apiregistration.APIService},
 	{Group: "apps", Version: "v1", Name: "controllerrevisions", KindName: "ControllerRevision", Singular: "controllerrevision", Namespaced: true,
 		Prefix: "controllerrevisions", Kind: apps.ControllerRevision},

@@ -189,8 +189,9 @@ func groupList(groups []group) *metav1.APIGroupList {
 	return list
 }
 
-// aggregated is all of /api (core) or all of /apis in one document (KEP-3352).
-func aggregated(groups []group, core bool) *apidiscoveryv2.APIGroupDiscoveryList {
+// aggregated is all of /api (core) or all of /apis in one document (KEP-3352); stale
+// versions were found once, and do not answer now.
+func aggregated(groups []group, core bool, stale map[schema.GroupVersion]bool) *apidiscoveryv2.APIGroupDiscoveryList {
 	list := &apidiscoveryv2.APIGroupDiscoveryList{
 		TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"},
 		Items:    []apidiscoveryv2.APIGroupDiscovery{},
@@ -201,7 +202,11 @@ func aggregated(groups []group, core bool) *apidiscoveryv2.APIGroupDiscoveryList
 		}
 		item := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
 		for _, v := range g.versions {
-			item.Versions = append(item.Versions, aggregatedVersion(v))
+			shown := aggregatedVersion(v)
+			if stale[schema.GroupVersion{Group: g.name, Version: v.version}] {
+				shown.Freshness = apidiscoveryv2.DiscoveryFreshnessStale
+			}
+			item.Versions = append(item.Versions, shown)
 		}
 		list.Items = append(list.Items, item)
 	}

@@ -43,6 +43,9 @@ type FrontConfig struct {
 	// not in this process cannot be reached.
 	NodeCertificate func() (*tls.Certificate, error)
 	NodeCAs         func() *x509.CertPool
+	// ProxyCertificate is what the server shows to API servers behind APIServices,
+	// which believe by it who is said to ask. Asked at each dial. Nil: none.
+	ProxyCertificate func() (*tls.Certificate, error)
 
 	// RequestTimeout of requests that are not long-running; 0: a minute.
 	RequestTimeout time.Duration

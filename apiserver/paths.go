@@ -14,6 +14,7 @@ import (
 	"github.com/munnerz/goautoneg"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/api"
 	"skiff/apiserver/openapi"
@@ -32,12 +33,12 @@ func (s *Server) servePath(ctx context.Context, r *Request) (*Result, error) {
 		return result, err
 	}
 	if r.Verb != "get" && r.Verb != "head" {
-		if s.customs.served().documents.get().object(r) != nil {
+		if s.discovery().object(r) != nil {
 			return nil, methodNotAllowed()
 		}
 		return nil, notFoundHere()
 	}
-	docs := s.customs.served().documents.get()
+	docs := s.discovery()
 	path := strings.TrimSuffix(r.Path, "/")
 	if path == "/api" || path == "/apis" {
 		if result := docs.aggregate(r, path); result != nil {
@@ -65,7 +66,7 @@ func (s *Server) stream(r *Request) (*Result, error) {
 	case r.Path == "/version", r.Path == "/version/":
 		h = func(w http.ResponseWriter, req *http.Request) { writeJSON(w, Version()) }
 	case under("/openapi/v2"), under("/openapi/v3"):
-		h = openapi.Handler(s.customs.served().openapi()).ServeHTTP
+		h = openapi.Handler(s.customs.served().openapi(), s.aggregatedOpenAPI()).ServeHTTP
 	case r.Path == "/openid/v1/jwks" && s.authConfig.Issuer != nil:
 		h = func(w http.ResponseWriter, req *http.Request) {
 			sendDocument(w, "application/jwk-set+json", s.authConfig.Issuer.Keys())
@@ -164,6 +165,7 @@ func (d *documents) get() *discoverySet {
 type discoverySet struct {
 	groups []group
 	plain  map[string]runtime.Object // by path
+	stale  map[schema.GroupVersion]bool
 }
 
 func newDiscoverySet(rows []*api.Resource) discoverySet {
@@ -209,7 +211,7 @@ func (set *discoverySet) aggregate(r *Request, path string) *Result {
 		return nil
 	}
 	var doc runtime.Object
-	if list := aggregated(set.groups, path == "/api"); version == "v2" {
+	if list := aggregated(set.groups, path == "/api", set.stale); version == "v2" {
 		doc = list
 	} else {
 		doc = asBeta(list)

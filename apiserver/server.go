@@ -29,6 +29,9 @@ func (s *Server) serve(ctx context.Context, r *Request) (result *Result, err err
 	if err := s.authorize(ctx, r); err != nil {
 		return nil, err
 	}
+	if service, entry := s.handedOver(r); service != nil {
+		return s.handOver(r, service, entry)
+	}
 	if r.Resource == nil {
 		return s.servePath(ctx, r)
 	}

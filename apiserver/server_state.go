@@ -40,7 +40,8 @@ type Server struct {
 	rows   map[schema.GroupVersionResource]*api.Resource // built-in ones
 	ready  chan struct{}                                 // closed when requests may come
 
-	customs *customs
+	customs     *customs
+	aggregation *aggregation
 
 	front // http.go: limits, audit, discovery, metrics
 	auth  // authorize.go: authn, authz, bootstrap
@@ -68,6 +69,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.customs = newCustoms(s, c.Resources)
+	s.aggregation = newAggregation()
 	if s.front, err = newFront(s, c.Front); err != nil {
 		return nil, err
 	}
@@ -101,6 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.keepDefinitions(ctx) })
 	group.Go(func() error { return s.auth.run(ctx, s) })  // what authentication and authorization keep up to date
 	group.Go(func() error { return s.write.run(ctx, s) }) // what belongs to writing but to no request
+	group.Go(func() error { return s.keepAvailability(ctx) })
 	group.Go(func() error { return s.runPresence(ctx) })  // endpoints of the servers that are there
 	group.Go(func() error { return s.front.run(ctx, s) }) // listeners; health answers before ready
 	return group.Wait()

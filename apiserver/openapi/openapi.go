@@ -71,12 +71,13 @@ var load = sync.OnceValues(func() (*Index, error) {
 	return &index, nil
 })
 
-// Handler serves /openapi/v2, /openapi/v3 and /openapi/v3/….
-func Handler(custom *Custom) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { serve(w, req, custom) })
+// Handler serves /openapi/v2, /openapi/v3 and /openapi/v3/…. elsewhere are documents
+// of v3 that others serve, by path, and what changes with them.
+func Handler(custom *Custom, elsewhere map[string]string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { serve(w, req, custom, elsewhere) })
 }
 
-func serve(w http.ResponseWriter, req *http.Request, custom *Custom) {
+func serve(w http.ResponseWriter, req *http.Request, custom *Custom, elsewhere map[string]string) {
 	index, err := load()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -91,7 +92,7 @@ func serve(w http.ResponseWriter, req *http.Request, custom *Custom) {
 		}
 		doc.serve(w, req, mediaV2, mediaV2At)
 	case path == "/openapi/v3":
-		index.serveRoot(w, req, custom)
+		index.serveRoot(w, req, custom, elsewhere)
 	case strings.HasPrefix(path, "/openapi/v3/"):
 		name := strings.TrimPrefix(path, "/openapi/v3/")
 		doc, ok := index.V3[name]
@@ -109,7 +110,7 @@ func serve(w http.ResponseWriter, req *http.Request, custom *Custom) {
 }
 
 // serveRoot lists the documents with URLs that name their content.
-func (x *Index) serveRoot(w http.ResponseWriter, req *http.Request, custom *Custom) {
+func (x *Index) serveRoot(w http.ResponseWriter, req *http.Request, custom *Custom, elsewhere map[string]string) {
 	type link struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
@@ -119,6 +120,9 @@ func (x *Index) serveRoot(w http.ResponseWriter, req *http.Request, custom *Cust
 	}
 	for path, doc := range custom.v3 {
 		paths[path] = link{"/openapi/v3/" + path + "?hash=" + url.QueryEscape(doc.Hash)}
+	}
+	for path, identity := range elsewhere {
+		paths[path] = link{"/openapi/v3/" + path + "?hash=" + url.QueryEscape(hash(identity))}
 	}
 	body, err := json.Marshal(map[string]any{"paths": paths})
 	if err != nil {
