@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
@@ -61,6 +62,51 @@ func tainted(c *class) func(*nodeState) string {
 		}
 		return ""
 	}
+}
+
+// byName: where every term of the node affinity names nodes, the others are not
+// looked at further.
+func byName(c *class) func(*nodeState) string {
+	a := c.pod.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil
+	}
+	names := map[string]bool{}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		some, ok := namesOf(term)
+		if !ok {
+			return nil
+		}
+		for name := range some {
+			names[name] = true
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return func(n *nodeState) string {
+		if names[n.name] {
+			return ""
+		}
+		return "node(s) didn't satisfy plugin(s) [NodeAffinity]"
+	}
+}
+
+// namesOf are the nodes that a term names; ok is false where it names none.
+func namesOf(term corev1.NodeSelectorTerm) (names map[string]bool, ok bool) {
+	for _, r := range term.MatchFields {
+		if r.Key != metav1.ObjectNameField || r.Operator != corev1.NodeSelectorOpIn {
+			continue
+		}
+		both := map[string]bool{}
+		for _, name := range r.Values {
+			if !ok || names[name] {
+				both[name] = true
+			}
+		}
+		names, ok = both, true
+	}
+	return names, ok
 }
 
 // nodeAffinity: the node selector and the required node affinity.

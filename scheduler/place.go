@@ -24,6 +24,7 @@ type filter struct {
 // filters are asked in this order, the local ones before the wide ones; the first
 // refusal of a node is the one told.
 var filters = []filter{
+	{name: "NodeAffinity", local: byName, hopeless: true},
 	{name: "NodeUnschedulable", local: unschedulable, hopeless: true},
 	{name: "NodeName", local: named, hopeless: true},
 	{name: "TaintToleration", local: tainted, hopeless: true},

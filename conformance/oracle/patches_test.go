@@ -33,6 +33,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	generatedopenapi "k8s.io/kubernetes/pkg/generated/openapi"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/yaml"
 
 	"skiff/skifftest"
 )
@@ -356,8 +357,8 @@ func (w *patcher) simulated(x write, live, ours []byte) ([]byte, error) {
 	}
 	if x.kind == types.ApplyPatchType {
 		sent := &unstructured.Unstructured{}
-		if err := sent.UnmarshalJSON(x.body); err != nil {
-			return nil, err
+		if err := yaml.Unmarshal(x.body, &sent.Object); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
 		}
 		if in, err = fields.Apply(old.DeepCopyObject(), sent, x.manager, x.force); err != nil {
 			return nil, err
