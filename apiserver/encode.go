@@ -84,7 +84,10 @@ func (l *List) Encode(w io.Writer, out Output) error {
 	if out.MediaType == runtime.ContentTypeProtobuf {
 		return l.encodeProtobuf(w)
 	}
-	if out.Pretty || out.MediaType == runtime.ContentTypeYAML {
+	if out.Pretty && out.MediaType == runtime.ContentTypeJSON {
+		return l.encodePretty(w)
+	}
+	if out.MediaType == runtime.ContentTypeYAML {
 		var doc bytes.Buffer
 		if err := l.encodeJSON(&doc); err != nil {
 			return err
@@ -131,6 +134,47 @@ func (l *List) encodeJSON(w io.Writer) error {
 		}
 	}
 	b.buf = append(b.buf, "]}\n"...)
+	return b.flush()
+}
+
+// encodePretty writes what indenting the whole would give, item by item: people
+// look at lists that are as long as any.
+func (l *List) encodePretty(w io.Writer) error {
+	meta, err := json.Marshal(l.meta())
+	if err != nil {
+		return err
+	}
+	head := appendKind(nil, l.Resource.List(), l.Resource)
+	head = append(append(append(head, `"metadata":`...), meta...), `,"items":[]}`...)
+	var text bytes.Buffer
+	if err := json.Indent(&text, head, "", "  "); err != nil {
+		return fmt.Errorf("indent JSON: %w", err)
+	}
+	b := newChunks(w, chunk)
+	b.buf = append(b.buf, bytes.TrimSuffix(text.Bytes(), []byte("]\n}"))...)
+	first := true
+	for e := range l.All() {
+		body, err := e.JSON()
+		if err != nil {
+			return err
+		}
+		text.Reset()
+		if !first {
+			text.WriteByte(',')
+		}
+		first = false
+		text.WriteString("\n    ")
+		if err := json.Indent(&text, body, "    ", "  "); err != nil {
+			return fmt.Errorf("indent JSON: %w", err)
+		}
+		if err := b.add(text.Bytes()); err != nil {
+			return err
+		}
+	}
+	if !first {
+		b.buf = append(b.buf, "\n  "...)
+	}
+	b.buf = append(b.buf, "]\n}\n"...)
 	return b.flush()
 }
 

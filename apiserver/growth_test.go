@@ -1,7 +1,10 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -312,5 +315,30 @@ func BenchmarkRestart(b *testing.B) {
 			}
 		})
 		b.ReportMetric(took.Seconds(), "s-to-ready")
+	}
+}
+
+// A list that is indented item by item reads as one that is indented as a whole.
+func TestPrettyLists(t *testing.T) {
+	s := newReading(t, 0)
+	defer s.end()
+	for _, n := range []int{0, 230} {
+		if n > 0 {
+			s.spread(t, n)
+		}
+		result, err := s.list(s.ctx, &Request{Verb: "list", Resource: podRow})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plain, pretty, want bytes.Buffer
+		if err := errors.Join(result.List.Encode(&plain, asJSON), result.List.Encode(&pretty, Output{MediaType: "application/json", Pretty: true})); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Indent(&want, bytes.TrimSpace(plain.Bytes()), "", "  "); err != nil {
+			t.Fatal(err)
+		}
+		if want.WriteByte('\n'); pretty.String() != want.String() {
+			t.Errorf("%d pods:\n%.600s\nwant\n%.600s", n, pretty.String(), want.String())
+		}
 	}
 }
