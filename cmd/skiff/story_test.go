@@ -60,7 +60,7 @@ func newStory(t *testing.T) *story {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	t.Cleanup(cancel)
 	return &story{
 		t: t, ctx: ctx, skiffPath: filepath.Join(built, "skiff"), kubectlPath: kubectl,
@@ -206,28 +206,7 @@ func TestAClusterWithContainers(t *testing.T) {
 		t.Errorf("logs: %q", out)
 	}
 
-	// kill -9 of the server: what it acknowledged is there, and no container was touched.
-	containers := s.containers()
-	for i := range 20 {
-		s.kubectl("create", "configmap", fmt.Sprint("acknowledged-", i))
-	}
-	server := s.pid("server")
-	if err := syscall.Kill(server, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if w, err := s.get(address); err != nil {
-		t.Errorf("the application does not answer without the control plane: %v %v", w, err)
-	}
-	s.skiff("up")
-	if again := s.pid("server"); again == server || again == 0 {
-		t.Errorf("the server was not started again: pid %d, was %d", again, server)
-	}
-	for i := range 20 {
-		s.kubectl("get", "configmap", fmt.Sprint("acknowledged-", i))
-	}
-	if now := s.containers(); !slices.Equal(now, containers) {
-		t.Errorf("containers %v, were %v", now, containers)
-	}
+	s.killServer(t, address)
 
 	// kill -9 of an agent: its containers run on, and are adopted.
 	agent := "agent-" + s.name + "-1"
@@ -245,6 +224,10 @@ func TestAClusterWithContainers(t *testing.T) {
 		t.Errorf("containers were restarted: %s", out)
 	}
 
+	if os.Getenv(crashEnv) != "" {
+		s.cutNode(t)
+	}
+
 	// Gone is gone.
 	s.skiff("down")
 	if left := s.machine(); len(left) > 0 {
@@ -255,7 +238,7 @@ func TestAClusterWithContainers(t *testing.T) {
 // containers lists the ids of the example's containers, sorted.
 func (s *story) containers() []string {
 	s.t.Helper()
-	out := s.kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}")
+	out := s.kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].state.running.startedAt}{\"\\n\"}{end}")
 	ids := strings.Split(out, "\n")
 	slices.Sort(ids)
 	return ids
