@@ -85,6 +85,7 @@ lint: ## formatting, go vet, staticcheck
 
 crash: ## kill the server ten times and cut its disk's power fifty times, under load; needs root
 	SKIFF_CRASH_KILLS=10 SKIFF_CRASH_POWER_CUTS=50 $(GO) test -count=1 -timeout 1h -v -run 'TestServer(Killed|PowerCut)' ./cluster/crash
+	SKIFF_CRASH=1 $(GO) test -count=1 -timeout 1h -v -run 'TestAClusterWithContainers$$' ./cmd/skiff
 	SKIFF_STORE_POWER_CUTS=50 $(GO) test -count=1 -timeout 1h -v -run 'TestPowerCut' ./store
 
 # FIRE=24h make fire: as long as you like.
