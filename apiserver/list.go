@@ -138,12 +138,27 @@ func (s *Server) resume(ctx context.Context, p *part, o metav1.ListOptions) erro
 	if err := s.notOlderThan(ctx, revision); err != nil {
 		return err
 	}
-	err = s.exactly(ctx, p, revision)
+	if err = s.uncompacted(ctx, revision); err == nil {
+		err = s.exactly(ctx, p, revision)
+	}
 	if isTooOld(err) {
 		return continueExpired(encodeContinue(-1, p.relative(from)))
 	}
 	return err
 }
+
+// uncompacted asks the store whether it still knows a revision. Tokens end with it,
+// though the cache may remember for longer: no client is to rely on that.
+func (s *Server) uncompacted(ctx context.Context, revision int64) error {
+	_, err := s.store.List(ctx, nowhere, "", 1, revision)
+	if err != nil && !isTooOld(err) {
+		return readError(nil, "list", err)
+	}
+	return err
+}
+
+// nowhere is a prefix that no key has.
+const nowhere = "/registry/\x00/"
 
 // exactly reads the state at a revision from the cache's history, or if that is
 // too short, from the store's.

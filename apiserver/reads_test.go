@@ -290,6 +290,47 @@ func TestContinueIsConsistent(t *testing.T) {
 	})
 }
 
+// A token ends when the store has forgotten its revision, also where the cache
+// could still serve it; the client may go on with the rest of the newest state.
+func TestContinueEndsWithItsRevision(t *testing.T) {
+	s := newReading(t, 0)
+	defer s.end()
+	for i := range 10 {
+		s.write(t, labelled("n", fmt.Sprintf("m%d", i)), 0)
+	}
+	first, err := s.listOf("n", metav1.ListOptions{Limit: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := s.write(t, labelled("other", "x"), 0).Revision()
+	if _, err := s.listOf("n", metav1.ListOptions{Limit: 3, Continue: first.Continue}); err != nil {
+		t.Fatalf("a token of a revision that is known: %v", err)
+	}
+	if err := s.store.Compact(s.ctx, later); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.listOf("n", metav1.ListOptions{Limit: 3, Continue: first.Continue})
+	status, ok := err.(apierrors.APIStatus)
+	if !ok || !apierrors.IsResourceExpired(err) || status.Status().ListMeta.Continue == "" {
+		t.Fatalf("a token of a revision that is forgotten: %v", err)
+	}
+	seen, o := 3, metav1.ListOptions{Limit: 3, Continue: status.Status().ListMeta.Continue}
+	for o.Continue != "" {
+		l, err := s.listOf("n", o)
+		if err != nil || l.Revision != later || l.Entries[0].Name() != fmt.Sprintf("m%d", seen) {
+			t.Fatalf("the rest after %d: %v %v", seen, l, err)
+		}
+		seen += l.Len()
+		if l.Remaining != nil && int(*l.Remaining)+seen != 10 {
+			t.Errorf("after %d of 10, %d are said to be left", seen, *l.Remaining)
+		}
+		o.Continue = l.Continue
+	}
+	if seen != 10 {
+		t.Errorf("%d of 10 were listed", seen)
+	}
+}
+
 func (s *reading) watchOf(t fatal, namespace string, o metav1.ListOptions) *Watch {
 	t.Helper()
 	result, err := s.Server.watch(s.ctx, &Request{Verb: "watch", Resource: configMaps, Namespace: namespace, ListOptions: o})
