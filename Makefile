@@ -66,6 +66,7 @@ down: ## stop the cluster and remove all of it
 .PHONY: test lint load crash fire upstream bench figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
+	@tools/runtime/older.sh bin/older
 	@$(MAKE) --no-print-directory build
 	@command -v kubectl >/dev/null || $(MAKE) --no-print-directory kubectl
 	$(GO) test -v -timeout 30m ./... | awk -f tools/told.awk

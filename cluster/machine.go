@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -341,11 +342,64 @@ func (m *machine) leave(ctx context.Context) error {
 			return err
 		}
 		errs = append(errs, own.KillAll(ctx))
+	} else {
+		errs = append(errs, m.leaveRuntime(ctx))
 	}
 	errs = append(errs, unmountBelow(m.path("pods")), local.RemoveCgroups(m.c.CgroupParent))
 	errs = append(errs, podnet.Remove(ctx, ""), proxy.Remove(ctx, ""))
 	if link, err := netlink.LinkByName(dnsInterface); err == nil {
 		errs = append(errs, netlink.LinkDel(link))
+	}
+	return errors.Join(errs...)
+}
+
+// leaveRuntime ends the node's pods in somebody else's runtime, and takes back what
+// tells it of our network.
+func (m *machine) leaveRuntime(ctx context.Context) error {
+	rt, err := cri.New(cri.Config{Endpoint: m.c.RuntimeEndpoint})
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	// The runtime asks our network to let each pod go before it removes it.
+	stop, err := podnet.Release(m.path("cni.sock"))
+	if err != nil {
+		return err
+	}
+	defer stop()
+	sandboxes, err := rt.Sandboxes(ctx)
+	if err != nil {
+		return fmt.Errorf("list the pods of the runtime at %s: %s", m.c.RuntimeEndpoint, runtime.Message(err))
+	}
+	var errs []error
+	for _, s := range sandboxes {
+		if err := rt.StopSandbox(ctx, s.Id); err != nil {
+			errs = append(errs, fmt.Errorf("stop pod %s/%s: %s", s.Metadata.GetNamespace(), s.Metadata.GetName(), runtime.Message(err)))
+			continue
+		}
+		if err := rt.RemoveSandbox(ctx, s.Id); err != nil {
+			errs = append(errs, fmt.Errorf("remove pod %s/%s: %s", s.Metadata.GetNamespace(), s.Metadata.GetName(), runtime.Message(err)))
+		}
+	}
+	return errors.Join(append(errs, removeCNI(m.c.CNIConfDir, m.c.CNIBinDir))...)
+}
+
+// removeCNI takes the network's configuration and program away. What is called
+// loopback stays if it is another one's.
+func removeCNI(confDir, binDir string) error {
+	program, loopback := filepath.Join(binDir, "skiff-cni"), filepath.Join(binDir, "loopback")
+	gone := []string{filepath.Join(confDir, podnet.ConfFile), program}
+	ours, err := os.ReadFile(program)
+	if err == nil {
+		if there, err := os.ReadFile(loopback); err == nil && bytes.Equal(there, ours) {
+			gone = append(gone, loopback)
+		}
+	}
+	var errs []error
+	for _, path := range gone {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("take back the pod network's files: %w", err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -31,7 +31,7 @@ func (f *nodeFlags) flags(c *cobra.Command) {
 	flags.StringSliceVar(&f.labels, "node-labels", nil, "labels that the node registers with: KEY=VALUE,…")
 	flags.StringSliceVar(&f.taints, "node-taints", nil, "taints that the node registers with: KEY=VALUE:EFFECT,…")
 	flags.StringVar(&f.config.Runtime, "runtime", local.Containerd, "what runs pods: containerd, or simulated, which only pretends")
-	flags.StringVar(&f.config.RuntimeEndpoint, "runtime-endpoint", "", "a CRI socket that is there already (unix:///run/…), instead of a containerd of the node's own")
+	flags.StringVar(&f.config.RuntimeEndpoint, "runtime-endpoint", "", "a CRI socket that is there already (unix:///run/…: containerd from 1.6 on, CRI-O), instead of a containerd of the node's own")
 	flags.StringArrayVar(&f.mirrors, "registry-mirror", nil, "HOST=URL: a registry that is asked first for images of HOST (docker.io, …; *: every one); may be repeated")
 	flags.StringVar(&f.config.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "where the runtime of --runtime-endpoint looks for network configurations")
 	flags.StringVar(&f.config.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where it looks for network programs")

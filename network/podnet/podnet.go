@@ -64,13 +64,16 @@ type Config struct {
 	StateDir   string // attachments are remembered here
 	Socket     string // where the CNI program asks; at most 107 bytes
 	ConfDir    string // the CNI configuration is written here; "" means nowhere
-	ConfFile   string // its name; "" means "10-skiff.conflist"
+	ConfFile   string // its name; "" means ConfFile
 	Plugin     string // the CNI program's name; "" means "skiff-cni"
 	CNIVersion string // of the configuration; "" means "1.0.0", which containerd 1.6 knows
 
 	Resync time.Duration // how often routes and leaked attachments are looked at; 0 means a minute
 	Logger *slog.Logger  // nil means slog.Default()
 }
+
+// ConfFile is the usual name of the CNI configuration, in a runtime's directory for them.
+const ConfFile = "10-skiff.conflist"
 
 // Network is a node's pod network.
 type Network struct {
@@ -103,7 +106,7 @@ func New(c Config) (*Network, error) {
 	setDefault(&c.Prefix, "skiff")
 	setDefault(&c.VXLANPort, 8472)
 	setDefault(&c.VXLANID, 1)
-	setDefault(&c.ConfFile, "10-skiff.conflist")
+	setDefault(&c.ConfFile, ConfFile)
 	setDefault(&c.Plugin, "skiff-cni")
 	setDefault(&c.CNIVersion, "1.0.0")
 	setDefault(&c.Resync, time.Minute)

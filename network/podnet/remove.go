@@ -6,12 +6,46 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
 )
+
+// Release agrees to everything that a container runtime asks at the socket, where no
+// Network runs any more: else it would not let its pods go. Remove is to follow.
+func Release(socket string) (stop func(), err error) {
+	l, err := listen(socket)
+	if err != nil {
+		return nil, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			agree(conn)
+		}
+	}()
+	return func() { l.Close(); <-done }, nil
+}
+
+func agree(conn net.Conn) {
+	defer conn.Close()
+	if conn.SetDeadline(time.Now().Add(exchangeTimeout)) != nil {
+		return
+	}
+	if _, err := io.Copy(io.Discard, io.LimitReader(conn, largestRequest)); err == nil {
+		conn.Write([]byte{0})
+	}
+}
 
 // Remove takes everything away that a Network with this prefix ("": skiff) has
 // made in this network namespace: pods' interfaces, routes, tables. It is for a

@@ -40,7 +40,7 @@ type Runtime interface {
 	// Status tells whether the runtime and its network are ready, and what it can do.
 	Status(ctx context.Context) (*cri.StatusResponse, error)
 	// CgroupDriver is "systemd" or "cgroupfs", or empty where the runtime does
-	// not say (containerd before 1.7): then the agent's configuration decides.
+	// not say: then the agent's configuration decides.
 	CgroupDriver(ctx context.Context) (string, error)
 
 	RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, handler string) (id string, err error)

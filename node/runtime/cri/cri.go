@@ -101,7 +101,7 @@ func (r *Runtime) CgroupDriver(ctx context.Context) (string, error) {
 	a, err := r.rpc.RuntimeConfig(ctx, &cri.RuntimeConfigRequest{})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
-		return "", nil
+		return r.configuredDriver(ctx)
 	case err != nil:
 		return "", err
 	case a.Linux == nil:
