@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -248,7 +249,7 @@ func validateRequestConditions(r *certificatesv1.CertificateSigningRequest, t to
 	}
 	if seen[certificatesv1.CertificateApproved] && seen[certificatesv1.CertificateDenied] && !t.bothDecisions {
 		const members = "`conditions[{\"type\": \"Approved\"}]`, `conditions[{\"type\": \"Denied\"}]`"
-		errs = append(errs, field.Invalid(path, "{"+members+"}", "must specify at most one of: "+members))
+		errs = append(errs, field.Invalid(path, "{"+strings.ReplaceAll(members, "`", "")+"}", "must specify at most one of: "+members))
 	}
 	return errs
 }

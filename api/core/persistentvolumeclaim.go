@@ -296,7 +296,7 @@ func validateClaimStatus(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 				corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending}
 			if !slices.Contains(states, c.Status.AllocatedResourceStatuses[name]) {
 				slices.Sort(states)
-				at.add(field.NotSupported(at.path, name, texts(states)))
+				at.add(field.NotSupported(at.path, string(name), texts(states)))
 			}
 		}
 		for _, name := range sortedKeys(c.Status.AllocatedResources) {
@@ -322,7 +322,7 @@ func checkClaimResource(p place, name corev1.ResourceName) bool {
 		return false
 	}
 	if isNative(name) && name != corev1.ResourceStorage {
-		oneOf(p, "", name, corev1.ResourceStorage)
+		oneOf(p, "", string(name), string(corev1.ResourceStorage))
 		return false
 	}
 	return true

@@ -42,7 +42,11 @@ func (c *podCheck) checkInitContainers(p place) {
 	for i := range list {
 		ctr, at := &list[i], p.index(i)
 		c.checkContainer(at, ctr)
-		checkRestartRules(at, ctr)
+		if ctr.RestartPolicy != nil {
+			checkRestartRules(at, ctr)
+		} else if len(ctr.RestartPolicyRules) > 0 {
+			at.required("restartPolicy", restartPolicyWanted)
+		}
 		if ctr.Name != "" && hasContainer(list[:i], ctr.Name) || hasContainer(c.spec.Containers, ctr.Name) {
 			at.duplicate("name", ctr.Name)
 		}
@@ -491,6 +495,8 @@ func (c *podCheck) checkResizePolicy(p place, policies []corev1.ContainerResizeP
 	}
 }
 
+const restartPolicyWanted = "must specify restartPolicy when restart rules are used"
+
 // checkRestartRules checks a container's own restart policy.
 func checkRestartRules(p place, ctr *corev1.Container) {
 	rules := ctr.RestartPolicyRules
@@ -498,7 +504,7 @@ func checkRestartRules(p place, ctr *corev1.Container) {
 	case ctr.RestartPolicy != nil:
 		oneOf(p, "restartPolicy", *ctr.RestartPolicy, corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
 	case len(rules) > 0:
-		p.required("restartPolicy", "must specify restartPolicy when restart rules are used")
+		p.required("restartPolicy", restartPolicyWanted)
 	}
 	if len(rules) > 20 {
 		p.add(field.TooMany(p.at("restartPolicyRules"), len(rules), 20))

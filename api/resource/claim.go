@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiservercel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
@@ -75,20 +76,22 @@ var ResourceClaimTemplate = kind.Of(kind.Spec[*resourcev1.ResourceClaimTemplate]
 	Default:      func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) },
 	Create:       func(t *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
 	Update:       func(t, _ *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
-	Validate: func(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
-		meta, path := &t.Spec.ObjectMeta, field.NewPath("spec", "metadata")
-		errs := validation.ValidateAnnotations(meta.Annotations, path.Child("annotations"))
-		errs = append(errs, metav1validation.ValidateLabels(meta.Labels, path.Child("labels"))...)
-		return append(errs, validateClaim(&t.Spec.Spec.Devices, field.NewPath("spec", "spec", "devices"))...)
-	},
+	Validate:     validateTemplate,
 	ValidateUpdate: func(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
-		return validation.ValidateImmutableField(t.Spec, old.Spec, field.NewPath("spec"))
+		return append(validateTemplate(t), validation.ValidateImmutableField(t.Spec, old.Spec, field.NewPath("spec"))...)
 	},
 	Columns: []metav1.TableColumnDefinition{column.Name, column.Age},
 	Row: func(t *resourcev1.ResourceClaimTemplate) []any {
 		return []any{t.Name, column.Since(t.CreationTimestamp)}
 	},
 })
+
+func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
+	meta, path := &t.Spec.ObjectMeta, field.NewPath("spec", "metadata")
+	errs := validation.ValidateAnnotations(meta.Annotations, path.Child("annotations"))
+	errs = append(errs, metav1validation.ValidateLabels(meta.Labels, path.Child("labels"))...)
+	return append(errs, validateClaim(&t.Spec.Spec.Devices, field.NewPath("spec", "spec", "devices"))...)
+}
 
 func stateCell(c *resourcev1.ResourceClaim) string {
 	var states []string
@@ -166,7 +169,7 @@ func namesOf(c *resourcev1.DeviceClaim) requests {
 
 func validateClaim(c *resourcev1.DeviceClaim, path *field.Path) (errs field.ErrorList) {
 	names := namesOf(c)
-	errs = each(c.Requests, resourcev1.DeviceRequestsMaxSize, func(r resourcev1.DeviceRequest) string { return r.Name }, path.Child("requests"), validateRequest)
+	errs = eachWhole(c.Requests, resourcev1.DeviceRequestsMaxSize, func(r resourcev1.DeviceRequest) string { return r.Name }, path.Child("requests"), validateRequest)
 	errs = append(errs, each(c.Constraints, resourcev1.DeviceConstraintsMaxSize, nil, path.Child("constraints"),
 		func(r *resourcev1.DeviceConstraint, at *field.Path) field.ErrorList {
 			return validateConstraint(r, names, at)
@@ -198,19 +201,69 @@ func each[T any](list []T, limit int, key func(T) string, path *field.Path, vali
 	return errs
 }
 
+// eachWhole is each whose errors about items that are given twice show all of them.
+func eachWhole[T any](list []T, limit int, key func(T) string, path *field.Path, validate func(*T, *field.Path) field.ErrorList) field.ErrorList {
+	errs := each(list, limit, key, path, validate)
+	for _, e := range errs {
+		for i := range list {
+			if e.Type == field.ErrorTypeDuplicate && e.Field == path.Index(i).String() {
+				e.BadValue = list[i]
+			}
+		}
+	}
+	return errs
+}
+
 func validateRequest(r *resourcev1.DeviceRequest, path *field.Path) field.ErrorList {
 	errs := check.DNSLabel(r.Name, path.Child("name"))
 	switch several := len(r.FirstAvailable) > 0; {
 	case several && r.Exactly != nil:
-		return append(errs, field.Invalid(path, nil, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"))
+		errs = append(errs, field.Invalid(path, nil, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"))
+		return append(errs, declaredOfBoth(r, path)...)
 	case several:
-		return append(errs, each(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize,
+		return append(errs, eachWhole(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize,
 			func(s resourcev1.DeviceSubRequest) string { return s.Name }, path.Child("firstAvailable"), validateSubRequest)...)
 	case r.Exactly == nil:
 		return append(errs, field.Required(path, "exactly one of `exactly` or `firstAvailable` is required"))
 	}
 	e := r.Exactly
 	return append(errs, validateWanted(e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, path.Child("exactly"))...)
+}
+
+// declaredOfBoth are the rules that hold for each of two forms of a request that
+// exclude each other.
+func declaredOfBoth(r *resourcev1.DeviceRequest, path *field.Path) field.ErrorList {
+	declared := func(mode resourcev1.DeviceAllocationMode, tolerations []resourcev1.DeviceToleration, at *field.Path) field.ErrorList {
+		errs := check.OneOf(mode, at.Child("allocationMode"), resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)
+		for i := range tolerations {
+			errs = append(errs, declaredOfToleration(&tolerations[i], at.Child("tolerations").Index(i))...)
+		}
+		return errs
+	}
+	errs := declared(r.Exactly.AllocationMode, r.Exactly.Tolerations, path.Child("exactly"))
+	return append(errs, eachWhole(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize,
+		func(s resourcev1.DeviceSubRequest) string { return s.Name }, path.Child("firstAvailable"),
+		func(s *resourcev1.DeviceSubRequest, at *field.Path) field.ErrorList {
+			return append(validateClassName(s.DeviceClassName, at), declared(s.AllocationMode, s.Tolerations, at)...)
+		})...)
+}
+
+func declaredOfToleration(t *resourcev1.DeviceToleration, at *field.Path) (errs field.ErrorList) {
+	if t.Key != "" {
+		errs = append(errs, metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
+	}
+	errs = append(errs, check.SetOneOf(t.Operator, at.Child("operator"), resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists)...)
+	if t.Effect != "" {
+		errs = append(errs, check.OneOf(t.Effect, at.Child("effect"), resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone)...)
+	}
+	return errs
+}
+
+func validateClassName(class string, path *field.Path) field.ErrorList {
+	if class == "" {
+		return field.ErrorList{field.Required(path.Child("deviceClassName"), "")}
+	}
+	return check.Each(path.Child("deviceClassName"), class, validation.NameIsDNSSubdomain(class, false))
 }
 
 func validateSubRequest(s *resourcev1.DeviceSubRequest, path *field.Path) field.ErrorList {
@@ -220,11 +273,7 @@ func validateSubRequest(s *resourcev1.DeviceSubRequest, path *field.Path) field.
 
 func validateWanted(class string, selectors []resourcev1.DeviceSelector, mode resourcev1.DeviceAllocationMode, count int64,
 	tolerations []resourcev1.DeviceToleration, path *field.Path) (errs field.ErrorList) {
-	if class == "" {
-		errs = append(errs, field.Required(path.Child("deviceClassName"), ""))
-	} else {
-		errs = append(errs, check.Each(path.Child("deviceClassName"), class, validation.NameIsDNSSubdomain(class, false))...)
-	}
+	errs = validateClassName(class, path)
 	errs = append(errs, validateSelectors(selectors, false, path.Child("selectors"))...)
 	const all, exact = resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount
 	switch {
@@ -401,14 +450,38 @@ func validateConsumer(r *resourcev1.ResourceClaimConsumerReference, path *field.
 func validateDeviceStatus(d *resourcev1.AllocatedDeviceStatus, known map[string]bool, path *field.Path) field.ErrorList {
 	errs := validateDevicePlace(d.Driver, d.Pool, d.Device, path)
 	if !known[statusKey(d)] {
-		errs = append(errs, field.Invalid(path, statusKey(d), "must be an allocated device in the claim"))
+		errs = append(errs, field.Invalid(path, deviceID(strings.TrimSuffix(statusKey(d), "/")), "must be an allocated device in the claim"))
 	}
 	errs = append(errs, validate.UUID(context.Background(), operation.Operation{}, path.Child("shareID"), d.ShareID, nil)...)
+	const most = 8
+	if n := len(d.Conditions); n > most {
+		errs = append(errs, field.TooMany(path.Child("conditions"), n, most))
+	}
 	errs = append(errs, metav1validation.ValidateConditions(d.Conditions, path.Child("conditions"))...)
 	if d.Data != nil && len(d.Data.Raw) > 0 {
 		errs = append(errs, validateParameters(d.Data.Raw, path.Child("data"))...)
 	}
-	return errs
+	return append(errs, validateNetworkData(d.NetworkData, path.Child("networkData"))...)
+}
+
+// deviceID is shown in errors as it is, without quotes.
+type deviceID string
+
+func (d deviceID) String() string { return string(d) }
+
+func validateNetworkData(d *resourcev1.NetworkDeviceData, path *field.Path) (errs field.ErrorList) {
+	if d == nil {
+		return nil
+	}
+	if limit := resourcev1.NetworkDeviceDataInterfaceNameMaxLength; len(d.InterfaceName) > limit {
+		errs = append(errs, field.TooLong(path.Child("interfaceName"), "", limit))
+	}
+	if limit := resourcev1.NetworkDeviceDataHardwareAddressMaxLength; len(d.HardwareAddress) > limit {
+		errs = append(errs, field.TooLong(path.Child("hardwareAddress"), "", limit))
+	}
+	return append(errs, each(d.IPs, 16, func(ip string) string { return ip }, path.Child("ips"), func(ip *string, at *field.Path) field.ErrorList {
+		return utilvalidation.IsValidInterfaceAddress(at, *ip)
+	})...)
 }
 
 func validateDevicePlace(driver, pool, device string, path *field.Path) field.ErrorList {
@@ -421,7 +494,9 @@ func validateAllocation(a *resourcev1.AllocationResult, names requests, path *fi
 	devices := path.Child("devices")
 	errs := each(a.Devices.Results, resourcev1.AllocationResultsMaxSize, nil, devices.Child("results"),
 		func(r *resourcev1.DeviceRequestAllocationResult, at *field.Path) field.ErrorList {
-			errs := append(validateReference(r.Request, names, at.Child("request")), validateDevicePlace(r.Driver, r.Pool, r.Device, at)...)
+			errs := append(validateReference(r.Request, names, at.Child("request")), check.DriverName(r.Driver, at.Child("driver"))...)
+			errs = append(errs, validate.ResourcePoolName(context.Background(), operation.Operation{}, at.Child("pool"), &r.Pool, nil)...)
+			errs = append(errs, check.DNSLabel(r.Device, at.Child("device"))...)
 			errs = append(errs, validate.UUID(context.Background(), operation.Operation{}, at.Child("shareID"), r.ShareID, nil)...)
 			for i := range r.Tolerations {
 				errs = append(errs, validateToleration(&r.Tolerations[i], at.Child("tolerations").Index(i))...)

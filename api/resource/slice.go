@@ -311,12 +311,12 @@ func validateAttribute(a *resourcev1.DeviceAttribute, path *field.Path) (errs fi
 		short(v, path.Child("version"))
 	}
 	const members = "one of: `int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`"
-	switch values(a) {
+	switch set := values(a); len(set) {
 	case 0:
 		errs = append(errs, field.Invalid(path, "", "must specify "+members))
 	case 1:
 	default:
-		errs = append(errs, field.Invalid(path, a, "must specify exactly "+members))
+		errs = append(errs, field.Invalid(path, "{"+strings.Join(set, ", ")+"}", "must specify exactly "+members))
 	}
 	return errs
 }
@@ -327,13 +327,18 @@ func isSemantic(v string) bool {
 	return err == nil
 }
 
-// values counts the values of an attribute.
-func values(a *resourcev1.DeviceAttribute) (n int) {
-	for _, set := range []bool{a.BoolValue != nil, a.IntValue != nil, a.StringValue != nil, a.VersionValue != nil,
-		a.BoolValues != nil, a.IntValues != nil, a.StringValues != nil, a.VersionValues != nil} {
-		if set {
-			n++
+// values names the values of an attribute that are set.
+func values(a *resourcev1.DeviceAttribute) (names []string) {
+	for _, v := range []struct {
+		name string
+		set  bool
+	}{
+		{"int", a.IntValue != nil}, {"bool", a.BoolValue != nil}, {"string", a.StringValue != nil}, {"version", a.VersionValue != nil},
+		{"ints", a.IntValues != nil}, {"bools", a.BoolValues != nil}, {"strings", a.StringValues != nil}, {"versions", a.VersionValues != nil},
+	} {
+		if v.set {
+			names = append(names, v.name)
 		}
 	}
-	return n
+	return names
 }

@@ -29,16 +29,22 @@ var VolumeAttachment = kind.Of(kind.Spec[*storagev1.VolumeAttachment]{
 	Default:      defaultAttachment,
 	Create:       func(a *storagev1.VolumeAttachment) { a.Status = storagev1.VolumeAttachmentStatus{} },
 	Update:       func(a, old *storagev1.VolumeAttachment) { a.Status = old.Status },
-	Validate:     validateAttachment,
+	Validate: func(a *storagev1.VolumeAttachment) field.ErrorList {
+		// On create the rule is a declared one, which names capitals as allowed.
+		return append(check.DriverName(a.Spec.Attacher, field.NewPath("spec", "attacher")), validateAttachment(a)...)
+	},
 	ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
-		return append(validateAttachment(a), validation.ValidateImmutableField(a.Spec, old.Spec, field.NewPath("spec"))...)
+		errs := append(validateDriverName(a.Spec.Attacher, field.NewPath("spec", "attacher")), validateAttachment(a)...)
+		return append(errs, validation.ValidateImmutableField(a.Spec, old.Spec, field.NewPath("spec"))...)
 	},
 	Subs: map[string]kind.Sub[*storagev1.VolumeAttachment]{"status": {NameOnUpdate: true, AnyFinalizer: true,
 		Update: func(a, old *storagev1.VolumeAttachment) {
 			a.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&a.ObjectMeta, &old.ObjectMeta)
 		},
-		Validate: func(a, _ *storagev1.VolumeAttachment) field.ErrorList { return validateAttachment(a) },
+		Validate: func(a, _ *storagev1.VolumeAttachment) field.ErrorList {
+			return append(validateDriverName(a.Spec.Attacher, field.NewPath("spec", "attacher")), validateAttachment(a)...)
+		},
 	}},
 	Columns: []metav1.TableColumnDefinition{
 		column.Name,
@@ -56,8 +62,7 @@ var VolumeAttachment = kind.Of(kind.Spec[*storagev1.VolumeAttachment]{
 
 func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateDriverName(a.Spec.Attacher, path.Child("attacher"))
-	errs = append(errs, validateSource(&a.Spec.Source, path.Child("source"))...)
+	errs := validateSource(&a.Spec.Source, path.Child("source"))
 	errs = append(errs, check.Each(path.Child("nodeName"), a.Spec.NodeName, validation.NameIsDNSSubdomain(a.Spec.NodeName, false))...)
 	status := field.NewPath("status")
 	if size(a.Status.AttachmentMetadata) > maxAttachmentBytes {

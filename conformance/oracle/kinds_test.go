@@ -163,7 +163,11 @@ func (p *pair) read(in runtime.Object) map[string]any {
 	}
 	obj := throughStore(p.decode(text))
 	legacyscheme.Scheme.Default(obj)
-	return bare(obj)
+	again, err := legacyscheme.Scheme.UnsafeConvertToVersion(obj, schema.GroupVersion{Group: p.row.Group, Version: runtime.APIVersionInternal})
+	if err != nil {
+		return map[string]any{"error": err.Error()}
+	}
+	return p.shown(again)
 }
 
 // readOurs is the same of an object as Skiff stores it.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -116,8 +117,19 @@ func (w *writer) valid(text []byte) (valid bool) {
 	return valid
 }
 
+// allocated is a service with what is allocated before upstream judges it, and after Skiff does.
+func (w *writer) allocated(text []byte) []byte {
+	svc, ok := w.decode(text).(*corev1.Service)
+	if !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal || svc.Spec.HealthCheckNodePort != 0 {
+		return text
+	}
+	svc.Spec.HealthCheckNodePort = 31000
+	return must(w.t, svc)
+}
+
 // create compares defaults, what a create resets, the verdict and the warnings.
 func (w *writer) create(text []byte) {
+	text = w.allocated(text)
 	example := func() string { return string(text) }
 	var in runtime.Object
 	var err error
@@ -297,7 +309,10 @@ func (w *writer) withStatus(created []byte, next api.Object) api.Object {
 		return nil
 	}
 	old, in := w.must(created), w.must(text)
-	through.PrepareForUpdate(w.context("status"), in, old)
+	w.prepare(w.context("status"), through, in, old)
+	if len(rest.ValidateUpdate(w.context("status"), in, old, through)) > 0 {
+		return w.decode(created) // it could not be written
+	}
 	if text, err = json.Marshal(w.shown(in)); err != nil {
 		return nil
 	}
@@ -315,7 +330,7 @@ func (w *writer) updateThrough(sub string, before, after []byte) {
 		s = w.upstream.subs[sub]
 	}
 	var old, in runtime.Object
-	if p := safely(func() { old, in = w.must(before), w.must(after) }); p != nil {
+	if p := safely(func() { old, in = w.must(before), w.must(w.allocated(after)) }); p != nil {
 		return
 	}
 	// Both sides begin with the same: upstream's defaults are compared elsewhere.
@@ -408,6 +423,9 @@ func lines(errs field.ErrorList) (out []string) {
 
 // badValue is the value that an error names, where both sides have the same type for it.
 func badValue(e *field.Error) string {
+	if s, ok := e.BadValue.(fmt.Stringer); ok && reflect.ValueOf(e.BadValue).Kind() != reflect.Pointer {
+		return " " + s.String()
+	}
 	v := reflect.ValueOf(e.BadValue)
 	for v.Kind() == reflect.Pointer && !v.IsNil() {
 		v = v.Elem()
