@@ -123,12 +123,27 @@ func newInProcessBody(t *testing.T) *body {
 }
 
 func newRemoteBody(t *testing.T) *body {
+	var down atomic.Bool
+	s, front, config := serveSuite(t, &down)
+	c, err := client.NewRemote(config, "suite")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &body{c, s, func(f func()) {
+		down.Store(true)
+		front.CloseClientConnections()
+		f()
+		down.Store(false)
+	}}
+}
+
+// serveSuite serves over HTTPS, unless down is set, and returns how to get there.
+func serveSuite(t *testing.T, down *atomic.Bool) (*Server, *httptest.Server, *rest.Config) {
 	ca, err := pki.NewAuthority("suite", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := newSuiteServer(t, AuthConfig{ClientCAs: func() *x509.CertPool { return ca.Pool() }})
-	var down atomic.Bool
 	handler := s.Handler()
 	front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if down.Load() {
@@ -149,18 +164,9 @@ func newRemoteBody(t *testing.T) *body {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.NewRemote(&rest.Config{Host: front.URL, TLSClientConfig: rest.TLSClientConfig{
+	return s, front, &rest.Config{Host: front.URL, TLSClientConfig: rest.TLSClientConfig{
 		CAData:   pki.EncodeCertificate(front.Certificate().Raw),
 		CertData: pki.EncodeCertificate(leaf.Certificate[0]), KeyData: key,
-	}}, "suite")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &body{c, s, func(f func()) {
-		down.Store(true)
-		front.CloseClientConnections()
-		f()
-		down.Store(false)
 	}}
 }
 

@@ -49,7 +49,16 @@ func (s *Server) put(ctx context.Context, r *api.Resource, obj api.Object, cond 
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	s.defined(ctx, r, revision)
 	return entry, nil
+}
+
+// defined holds back the answer to a write of a definition until this server serves
+// what it says: who defines a resource, or changes its schema, uses it next.
+func (s *Server) defined(ctx context.Context, r *api.Resource, revision int64) {
+	if r == definitionRow {
+		_ = s.notOlderThan(ctx, revision) // it is written, whatever comes of this
+	}
 }
 
 // unchanged returns the current entry if cond names it and d would not change
@@ -87,6 +96,7 @@ func (s *Server) remove(ctx context.Context, r *api.Resource, entry *cache.Entry
 	if err != nil {
 		return nil, writeError(r, entry.Name(), cond, err)
 	}
+	s.defined(ctx, r, revision)
 	return entry.At(revision), nil
 }
 

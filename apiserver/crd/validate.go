@@ -22,6 +22,9 @@ func (k *customKind) validate(obj kind.Object) field.ErrorList {
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
+	if errs := k.validateKind(obj); len(errs) > 0 {
+		return errs
+	}
 	fields := content(obj)
 	errs := schemavalidation.ValidateCustomResource(nil, fields, v.validator)
 	errs = append(errs, k.validateScaleSpec(fields)...)
@@ -31,12 +34,24 @@ func (k *customKind) validate(obj kind.Object) field.ErrorList {
 	return v.rules(errs, fields, nil)
 }
 
+// validateKind refuses an object that says it is of another kind; its version has
+// been compared when it was decoded.
+func (k *customKind) validateKind(obj kind.Object) field.ErrorList {
+	if got := obj.GetObjectKind().GroupVersionKind().Kind; got != k.gvk.Kind {
+		return field.ErrorList{field.Invalid(field.NewPath("kind"), got, "must be "+k.gvk.Kind)}
+	}
+	return nil
+}
+
 // validateUpdate judges the next version of an object. What was wrong before and
 // has not changed is let pass (KEP-4008).
 func (k *customKind) validateUpdate(obj, old kind.Object) field.ErrorList {
 	v, err := k.compiled()
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
+	}
+	if errs := k.validateKind(obj); len(errs) > 0 {
+		return errs
 	}
 	fields, before := content(obj), content(old)
 	unchanged := common.NewCorrelatedObject(fields, before, &model.Structural{Structural: v.structural})
