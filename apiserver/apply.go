@@ -60,7 +60,7 @@ func decodeApplied(text []byte) (map[string]any, error) {
 		return nil, err
 	}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(asJSON, &fields); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("error unmarshaling JSON: while decoding JSON: %w", err)
 	}
 	return fields, nil
 }

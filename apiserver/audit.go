@@ -46,6 +46,8 @@ func codeOf(result *Result, err error) int {
 		return 499 // the client went away
 	case err != nil:
 		return int(statusOf(err).Code)
+	case result == nil:
+		return http.StatusInternalServerError // neither answer nor error: a panic is on its way out
 	case result.Code != 0:
 		return result.Code
 	}

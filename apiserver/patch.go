@@ -170,10 +170,12 @@ func (p *patch) parseMergePatch() error {
 			return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 		}
 		p.dubious = dubious
-	} else if err := kjson.UnmarshalCaseSensitivePreserveInts(p.r.Body.Bytes, &fields); err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	} else if kjson.UnmarshalCaseSensitivePreserveInts(p.r.Body.Bytes, &fields) != nil {
+		fields = nil // no object: how it is refused depends on what applying it makes
 	}
-	p.touches = make(map[string]bool, len(fields))
+	if fields != nil {
+		p.touches = make(map[string]bool, len(fields))
+	}
 	for name := range fields {
 		p.touches[name] = true
 	}
@@ -196,6 +198,9 @@ func (p *patch) parseStrategic() (err error) {
 	}
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
+	}
+	if p.merge == nil { // "null" changes nothing
+		p.merge = make(map[string]any)
 	}
 	return nil
 }
@@ -294,7 +299,8 @@ func (p *patch) mergeInto(old api.Object) (api.Object, error) {
 	if err := p.report(dubious, fmt.Sprintf("%+v", p.merge)); err != nil {
 		return nil, err
 	}
-	if found := obj.GetObjectKind().GroupVersionKind(); found != p.kind {
+	apiVersion, kind := obj.GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
+	if found, err := foundKind(apiVersion, kind, p.kind); err != nil { // what it takes away is as it was
 		return nil, badPatch(fmt.Sprintf("%+v", p.merge), fmt.Errorf("the patch changes the kind to %s", found))
 	}
 	clearKind(obj)
