@@ -41,6 +41,8 @@ type Config struct {
 const (
 	again    = time.Second
 	attempts = 5
+	// lookAgain is how often it is seen whether a missing resource is served now.
+	lookAgain = 5 * time.Second
 )
 
 var migrationRow = api.For[*storagemigrationv1.StorageVersionMigration]()
@@ -54,17 +56,38 @@ func Run(ctx context.Context, c Config) error {
 		c.Logger = slog.Default()
 	}
 	feed := c.Feed.Follow(ctx, client.Source{Resource: migrationRow})
-	for batch := range feed.C {
-		for _, change := range batch.Changes {
-			if m, ok := change.New.(*storagemigrationv1.StorageVersionMigration); ok && change.Old == nil && !over(m) {
-				c.carryOut(ctx, m.Name)
+	// Migrations of resources that may be served soon.
+	waiting := map[string]*storagemigrationv1.StorageVersionMigration{}
+	look := time.NewTicker(lookAgain)
+	defer look.Stop()
+	for {
+		select {
+		case batch, ok := <-feed.C:
+			switch {
+			case !ok && ctx.Err() != nil:
+				return nil
+			case !ok:
+				return errors.New("storage version migrator: the feed ended")
+			}
+			for _, change := range batch.Changes {
+				if m, ok := change.New.(*storagemigrationv1.StorageVersionMigration); ok && change.Old == nil && !over(m) {
+					waiting[m.Name] = m
+				}
+			}
+		case <-look.C:
+		}
+		for name, m := range waiting {
+			if !c.early(m) {
+				delete(waiting, name)
+				c.carryOut(ctx, name)
 			}
 		}
 	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	return errors.New("storage version migrator: the feed ended")
+}
+
+// early tells whether a migration is of a resource that nobody serves, and so young that its definition may still be on the way.
+func (c Config) early(m *storagemigrationv1.StorageVersionMigration) bool {
+	return c.stores(m.Spec.Resource) == nil && time.Since(m.CreationTimestamp.Time) < time.Minute
 }
 
 func over(m *storagemigrationv1.StorageVersionMigration) bool {
