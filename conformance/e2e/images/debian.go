@@ -98,6 +98,9 @@ func (m *maker) fillShell(ctx context.Context, root string) error {
 			return err
 		}
 	}
+	if err := program("sh", "bin/sh", 0o755)(m, root); err != nil {
+		return err
+	}
 	return applets(ctx, root)
 }
 
@@ -116,11 +119,10 @@ func applets(ctx context.Context, root string) error {
 		if applet == "busybox" {
 			continue
 		}
-		program := "/bin/busybox"
 		if applet == "sh" {
-			program = "/bin/bash" // busybox's own drops variables such as data-1, whose names no shell could read
+			continue // folder sh
 		}
-		if err := os.Symlink(program, filepath.Join(root, "bin", applet)); err != nil {
+		if err := os.Symlink("/bin/busybox", filepath.Join(root, "bin", applet)); err != nil {
 			return err
 		}
 	}

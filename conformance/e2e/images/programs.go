@@ -17,6 +17,7 @@ var mains = map[string]string{
 	"nonewprivs":       "k8s.io/kubernetes/test/images/nonewprivs",
 	"sample-apiserver": "k8s.io/sample-apiserver",
 	"server":           "go.etcd.io/etcd/server/v3",
+	"sh":               "skiff/conformance/e2e/images/sh",
 }
 
 // Environ is how everything for the suite is compiled: as make compiles, so that both share a build cache.
@@ -102,12 +103,16 @@ func writeFile(to string, data []byte, mode os.FileMode) error {
 
 // stamp tells what the images are made of: the versions of all modules, and the sources of this package.
 func (c Config) stamp() (string, error) {
-	sources, err := filepath.Glob(filepath.Join(c.Module, "e2e/images/*.go"))
-	if err != nil || len(sources) == 0 {
-		return "", fmt.Errorf("look for the sources of package images in %s: none there (%v)", c.Module, err)
+	sources := []string{filepath.Join(c.Module, "go.sum")}
+	for _, pattern := range []string{"e2e/images/*.go", "e2e/images/*/*.go"} {
+		found, err := filepath.Glob(filepath.Join(c.Module, pattern))
+		if err != nil || len(found) == 0 {
+			return "", fmt.Errorf("look for %s in %s: none there (%v)", pattern, c.Module, err)
+		}
+		sources = append(sources, found...)
 	}
 	sum := sha256.New()
-	for _, file := range append(sources, filepath.Join(c.Module, "go.sum")) {
+	for _, file := range sources {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
