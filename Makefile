@@ -63,7 +63,7 @@ down: ## stop the cluster and remove all of it
 
 ## checking
 
-.PHONY: test lint load crash fire upstream bench figures clean
+.PHONY: test lint load crash fire upstream oracle oracle-rules bench figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@tools/runtime/older.sh bin/older
@@ -105,6 +105,20 @@ conformance: build ## upstream's conformance specs on a cluster of its own (FOCU
 
 conformance-ci: ## the selection of CI (conformance/ci.txt): fails when a spec no longer passes
 	@$(MAKE) --no-print-directory conformance ARGS='-specs conformance/ci.txt -check -limit 2m'
+
+# ORACLE_SEED=7: other cases. conformance/oracle/README.md lists what else there is.
+ORACLE_SEED ?= 1
+ORACLE := cd conformance && ORACLE_SEED=$(ORACLE_SEED) ORACLE_N=600 ORACLE_EVERY=300
+oracle: ## random objects, patches, roles and clusters before Skiff's code and upstream's: how often they agree
+	$(ORACLE) ORACLE_WRITE=1 $(GO) test -count=1 -timeout 60m -v -run '^Test' ./oracle
+
+# The packages are compiled anew with counters: 10 minutes the first time.
+oracle-rules: ## which rules of upstream's validation the oracle reaches
+	@mkdir -p bin/conformance
+	$(ORACLE) $(GO) test -count=1 -timeout 60m -run TestWrites -coverprofile=../bin/conformance/rules.profile \
+		-coverpkg='k8s.io/kubernetes/pkg/apis/.../validation,k8s.io/kubernetes/pkg/registry/...,k8s.io/kubernetes/pkg/api/...,k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation,k8s.io/kube-aggregator/pkg/apis/apiregistration/validation,k8s.io/apimachinery/pkg/api/validation,k8s.io/apimachinery/pkg/apis/meta/v1/validation' ./oracle
+	cd conformance && $(GO) run ./cmd/rules -profile ../bin/conformance/rules.profile > results/oracle-rules.txt
+	@head -1 conformance/results/oracle-rules.txt
 
 # The first time 10 minutes; then what there is is used again.
 upstream: ## bin/upstream: upstream's programs and etcd, to compare with

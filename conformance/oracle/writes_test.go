@@ -76,6 +76,7 @@ func (w *writer) run(n int) {
 	for i := range w.seeds {
 		w.create(w.pool[i])
 	}
+	w.every()
 	for range n {
 		w.create(w.next())
 		w.update()
