@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -28,6 +29,22 @@ import (
 
 // RegistryName is the host that means the cluster's own registry in image references.
 const RegistryName = "registry.skiff.local"
+
+// settled is how long after it is ready a server has done what starting leaves to do.
+const settled = 5 * time.Second
+
+// giveBack returns to the system, once, the memory that starting took and running
+// does not need: the collector would come to it after minutes of idleness.
+func giveBack(ctx context.Context, ready <-chan struct{}) {
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return
+	}
+	if sleep(ctx, settled) {
+		debug.FreeOSMemory()
+	}
+}
 
 // RunLocalServer runs the server process of a local cluster until ctx ends:
 // store, control plane, registry, and with the simulated runtime the nodes too.
@@ -83,6 +100,7 @@ func RunLocalServer(ctx context.Context, dir string, log *slog.Logger, ready fun
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return plane.Run(ctx) })
 	group.Go(func() error { return compactor.Run(ctx) })
+	group.Go(func() error { giveBack(ctx, plane.Ready()); return nil })
 	if spec.Runtime == local.Containerd {
 		group.Go(func() error { return runRegistry(ctx, dirs, spec, log) })
 	}

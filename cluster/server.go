@@ -401,6 +401,7 @@ func (s *server) run(ctx context.Context, plane *ControlPlane) error {
 		return plane.Run(serving)
 	})
 	group.Go(func() error { return compactor.Run(ctx) })
+	group.Go(func() error { giveBack(ctx, plane.Ready()); return nil })
 	group.Go(func() error {
 		select {
 		case <-s.etcd.Done(): // this server was removed, or etcd cannot go on

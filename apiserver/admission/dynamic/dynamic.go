@@ -11,10 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -27,11 +25,11 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	webhookutil "k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/apiserver/pkg/warning"
+	"k8s.io/client-go/discovery"
 	clientgo "k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-base/featuregate"
 
 	"skiff/api"
@@ -88,8 +86,8 @@ type plugin interface {
 
 // shared is what the plugins stand on.
 type shared struct {
-	factory   informers.SharedInformerFactory
-	clientset *kubernetes.Clientset
+	factory   factory
+	clientset clientset
 	dynamic   *clientgo.DynamicClient
 	mapper    meta.RESTMapper
 }
@@ -153,7 +151,7 @@ func (a *Admission) Run(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.shared != nil {
-		a.shared.factory.Shutdown()
+		a.shared.factory.running.Wait()
 	}
 }
 
@@ -276,7 +274,6 @@ func (a *Admission) plugin(which int) (plugin, error) {
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("set up %s: %w", part.name, err))
 	}
-	a.shared.factory.Start(a.ctx.Done())
 	part.plugin = p
 	return p, nil
 }
@@ -293,7 +290,7 @@ func (a *Admission) any(rows []*api.Resource) bool {
 
 // share makes clients, and informers that hold the cache's own objects.
 func (a *Admission) share() (*shared, error) {
-	clientset, err := kubernetes.NewForConfig(a.c.Loopback)
+	found, err := discovery.NewDiscoveryClientForConfig(a.c.Loopback)
 	if err != nil {
 		return nil, fmt.Errorf("dynamic admission: %w", err)
 	}
@@ -301,21 +298,9 @@ func (a *Admission) share() (*shared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dynamic admission: %w", err)
 	}
-	s := &shared{
-		factory: informers.NewSharedInformerFactory(clientset, 0), clientset: clientset, dynamic: dynamic, mapper: mapper{a.c.Kinds},
-	}
-	// The factory gives these to whoever asks for their types.
-	for _, row := range []*api.Resource{
-		api.For[*corev1.Namespace](),
-		api.For[*admissionregistrationv1.MutatingWebhookConfiguration](), api.For[*admissionregistrationv1.ValidatingWebhookConfiguration](),
-		api.For[*admissionregistrationv1.MutatingAdmissionPolicy](), api.For[*admissionregistrationv1.MutatingAdmissionPolicyBinding](),
-		api.For[*admissionregistrationv1.ValidatingAdmissionPolicy](), api.For[*admissionregistrationv1.ValidatingAdmissionPolicyBinding](),
-	} {
-		s.factory.InformerFor(row.Kind.New(), func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
-			return client.Informer(a.ctx, a.c.Client, row)
-		})
-	}
-	return s, nil
+	return &shared{
+		factory: newFactory(a.ctx, a.c.Client), clientset: clientset{client: a.c.Client, discovery: found}, dynamic: dynamic, mapper: mapper{a.c.Kinds},
+	}, nil
 }
 
 func (a *Admission) mutatingWebhooks(s *shared) (plugin, error) {
