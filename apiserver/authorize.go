@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -47,6 +48,9 @@ type AuthConfig struct {
 	// Advertise is where pods reach this server: it becomes the endpoint of the
 	// service kubernetes. An empty IP: there is no endpoint.
 	Advertise Advertise
+	// PresenceLife is how long a server that is not heard of stays such an endpoint,
+	// the same for all servers. 0: 15 s.
+	PresenceLife time.Duration
 }
 
 // Advertise is an address of the API server.
@@ -69,6 +73,9 @@ type auth struct {
 func newAuth(s *Server, c AuthConfig) (auth, error) {
 	if len(c.ServiceCIDRs) == 0 {
 		c.ServiceCIDRs = []string{"10.96.0.0/16"}
+	}
+	if c.PresenceLife == 0 {
+		c.PresenceLife = presenceLife
 	}
 	a := auth{authConfig: c, rbac: rbac.New(), rights: &rights{changed: make(chan struct{})}}
 	// What every agent may do is the role system:node, which policy binds to nobody.

@@ -22,13 +22,12 @@ import (
 )
 
 // Each server says that it is there by a key below presencePrefix, named by its
-// address, as upstream's servers do, and writes it again every presenceEvery. One
-// that has not for presenceLife, by the clock of whoever looks, is not there any
+// address, as upstream's servers do, and writes it again every third of PresenceLife.
+// One that has not for PresenceLife, by the clock of whoever looks, is not there any
 // more: clocks need not agree. The store forgets its key later.
 const (
 	presencePrefix = "/registry/masterleases/"
-	presenceEvery  = 5 * time.Second
-	presenceLife   = 15 * time.Second
+	presenceLife   = 15 * time.Second // unless AuthConfig says otherwise
 	presenceTTL    = time.Minute
 )
 
@@ -73,10 +72,10 @@ func (s *Server) followPresence(ctx context.Context) error {
 	watching, end := context.WithCancel(ctx)
 	defer end()
 	changes := s.store.Watch(watching, presencePrefix, revision)
-	again := time.NewTicker(presenceEvery)
+	again := time.NewTicker(s.authConfig.PresenceLife / 3)
 	defer again.Stop()
 	for {
-		if err := s.ensureEndpoints(ctx, there.now(time.Now())); err != nil && !apierrors.IsConflict(err) && ctx.Err() == nil {
+		if err := s.ensureEndpoints(ctx, there.within(s.authConfig.PresenceLife, time.Now())); err != nil && !apierrors.IsConflict(err) && ctx.Err() == nil {
 			s.log.Warn("the endpoints of service kubernetes are not written", "error", err)
 		}
 		select {
@@ -97,7 +96,7 @@ func (s *Server) followPresence(ctx context.Context) error {
 
 // showPresence says that this server is there.
 func (s *Server) showPresence(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, presenceEvery)
+	ctx, cancel := context.WithTimeout(ctx, s.authConfig.PresenceLife/3)
 	defer cancel()
 	self := s.authConfig.Advertise
 	value, err := appendProtobufObject(nil, &corev1.Endpoints{
@@ -152,9 +151,9 @@ func parsePresence(key string, value []byte, port int32) (Advertise, bool) {
 	return at, true
 }
 
-// now forgets those that are not there any more, and returns the others in order.
-func (p present) now(now time.Time) []Advertise {
-	maps.DeleteFunc(p, func(_ Advertise, seen time.Time) bool { return now.Sub(seen) > presenceLife })
+// within forgets those that have been silent for a life, and returns the others in order.
+func (p present) within(life time.Duration, now time.Time) []Advertise {
+	maps.DeleteFunc(p, func(_ Advertise, seen time.Time) bool { return now.Sub(seen) > life })
 	return slices.SortedFunc(maps.Keys(p), func(a, b Advertise) int {
 		return cmp.Or(strings.Compare(a.IP, b.IP), cmp.Compare(a.Port, b.Port))
 	})
@@ -176,7 +175,7 @@ func (s *Server) announce(ctx context.Context) error {
 	if err := s.cache.WaitFor(ctx, revision); err != nil {
 		return err
 	}
-	err = s.ensureEndpoints(ctx, there.now(time.Now()))
+	err = s.ensureEndpoints(ctx, there.within(s.authConfig.PresenceLife, time.Now()))
 	if apierrors.IsConflict(err) {
 		return nil // another server is doing the same; runPresence looks again
 	}

@@ -25,15 +25,17 @@ type Leader struct {
 	// candidate that comes back with the identity of the holder takes over at
 	// once: give the same one again only where the old one is known to be dead.
 	Identity string
-	Logger   *slog.Logger // nil: slog.Default()
+	// Life is how long a leader that is not heard of is waited for, in whole seconds,
+	// the same for all candidates. 0: 15 s, as upstream's components.
+	Life   time.Duration
+	Logger *slog.Logger // nil: slog.Default()
 }
 
-// The terms of upstream's components.
-const (
-	leaseLife  = 15 * time.Second
-	renewUntil = 10 * time.Second // after that long without success the leader steps down
-	retryEvery = 2 * time.Second
-)
+// The terms of upstream's components: parts of 15 seconds.
+const usualLife = 15 * time.Second
+
+func (l Leader) renewUntil() time.Duration { return l.Life * 2 / 3 } // after that long without success the leader steps down
+func (l Leader) retryEvery() time.Duration { return l.Life * 2 / 15 }
 
 // Run calls lead while this candidate is the leader: its context ends when the
 // lead is lost, and lead must return soon then. It returns when ctx ends, or with
@@ -42,11 +44,14 @@ func (l Leader) Run(ctx context.Context, lead func(ctx context.Context, fenced C
 	if l.Logger == nil {
 		l.Logger = slog.Default()
 	}
+	if l.Life == 0 {
+		l.Life = usualLife
+	}
 	for ctx.Err() == nil {
 		epoch, err := l.acquire(ctx)
 		if err != nil {
 			l.Logger.Debug("not leading", "lease", l.Name, "reason", err)
-			if !pause(ctx, retryEvery) {
+			if !pause(ctx, l.retryEvery()) {
 				return nil
 			}
 			continue
@@ -66,7 +71,7 @@ func (l Leader) term(ctx context.Context, epoch Epoch, lead func(ctx context.Con
 	defer end()
 
 	renewed := time.Now()
-	tick := time.NewTicker(retryEvery)
+	tick := time.NewTicker(l.retryEvery())
 	defer tick.Stop()
 	for {
 		select {
@@ -79,7 +84,7 @@ func (l Leader) term(ctx context.Context, epoch Epoch, lead func(ctx context.Con
 		case <-tick.C:
 			if err := l.renew(ctx); err == nil {
 				renewed = time.Now()
-			} else if time.Since(renewed) > renewUntil || apierrors.IsConflict(err) {
+			} else if time.Since(renewed) > l.renewUntil() || apierrors.IsConflict(err) {
 				l.Logger.Warn("lost the lead", "lease", l.Name, "reason", err)
 				end()
 				return <-done
@@ -101,7 +106,7 @@ func (l Leader) acquire(ctx context.Context) (Epoch, error) {
 		return Epoch{}, err
 	default:
 		if holder := l.holder(lease); holder != "" && holder != l.Identity && lease.Spec.RenewTime != nil &&
-			now.Before(lease.Spec.RenewTime.Add(leaseLife)) {
+			now.Before(lease.Spec.RenewTime.Add(l.Life)) {
 			return Epoch{}, fmt.Errorf("%s leads", holder)
 		}
 		if _, err := Update(ctx, l.Client, "", l.next(lease, now)); err != nil {
@@ -134,7 +139,7 @@ func (l Leader) begin(ctx context.Context, now time.Time) (Epoch, error) {
 
 // renew shows that the leader is alive. A Conflict means that it no longer leads.
 func (l Leader) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, renewUntil/2)
+	ctx, cancel := context.WithTimeout(ctx, l.renewUntil()/2)
 	defer cancel()
 	lease, err := Get[*coordinationv1.Lease](ctx, l.Client, l.Namespace, l.Name)
 	if err != nil {
@@ -187,7 +192,7 @@ func (l Leader) next(lease *coordinationv1.Lease, now time.Time) *coordinationv1
 }
 
 func (l Leader) lease(name string, now time.Time, transitions int32) *coordinationv1.Lease {
-	seconds := int32(leaseLife / time.Second)
+	seconds := int32(l.Life / time.Second)
 	return &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: name},
 		Spec: coordinationv1.LeaseSpec{

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
@@ -53,6 +54,9 @@ type ControlPlaneConfig struct {
 	Nodes apiserver.NodeDialer
 	// Identity of this member for elections; see client.Leader.
 	Identity string
+	// LeaseLife is how long the others wait for a leader or server that is not heard
+	// of, in whole seconds; 0: 15 s. The same on all members.
+	LeaseLife time.Duration
 	// NoControllers and NoScheduler leave them out, for others to take their place.
 	NoControllers, NoScheduler bool
 	Logger                     *slog.Logger // nil: slog.Default()
@@ -115,6 +119,7 @@ func NewControlPlane(c ControlPlaneConfig) (*ControlPlane, error) {
 			Issuer:          issuer,
 			ServiceCIDRs:    c.ServiceCIDRs,
 			Advertise:       c.Advertise,
+			PresenceLife:    c.LeaseLife,
 		},
 	})
 	if err != nil {
@@ -160,7 +165,7 @@ func (p *ControlPlane) runComponents(ctx context.Context) error {
 	if !p.c.NoScheduler {
 		s, err := scheduler.New(scheduler.Config{
 			Client:   p.api.Client(&user.DefaultInfo{Name: "system:kube-scheduler", Groups: []string{user.AllAuthenticated}}, "kube-scheduler"),
-			Identity: p.c.Identity, Logger: p.c.Logger,
+			Identity: p.c.Identity, LeaseLife: p.c.LeaseLife, Logger: p.c.Logger,
 		})
 		if err != nil {
 			return err
@@ -175,7 +180,7 @@ func (p *ControlPlane) controllers() controllers.Config {
 	return controllers.Config{
 		Manager:  p.api.Client(&user.DefaultInfo{Name: "system:kube-controller-manager", Groups: []string{user.AllAuthenticated}}, "kube-controller-manager"),
 		As:       p.as,
-		Identity: p.c.Identity,
+		Identity: p.c.Identity, LeaseLife: p.c.LeaseLife,
 		Resources: func() []*api.Resource {
 			resources, _ := p.api.Resources()
 			return resources

@@ -291,7 +291,7 @@ func askToJoin(ctx context.Context, at string, ca *x509.Certificate, token JoinT
 type MemberInfo struct {
 	Name    string `json:"name"`
 	PeerURL string `json:"peerURL"`
-	State   string `json:"state"` // voter, learner or joining
+	State   string `json:"state"` // leader (of etcd), voter, learner or joining
 }
 
 // serveMembers answers membersPath, for administrators: who is there, and with
@@ -321,6 +321,8 @@ func (s *server) serveMembers(w http.ResponseWriter, r *http.Request) {
 			info.State = "joining"
 		case m.Learner:
 			info.State = "learner"
+		case m.Leader:
+			info.State = "leader"
 		}
 		out = append(out, info)
 	}

@@ -57,6 +57,9 @@ type ServerConfig struct {
 	// Etcd is an external one. No endpoints: etcd is embedded.
 	Etcd EtcdConfig
 
+	// LeaseLife is how long the other servers wait for this one when it is not heard
+	// of, in whole seconds; 0: 15 s. The same on all servers.
+	LeaseLife time.Duration
 	// NoAgent leaves the node out.
 	NoAgent bool
 	Node    NodeConfig
@@ -382,7 +385,7 @@ func (s *server) controlPlane(l net.Listener) (*ControlPlane, error) {
 		Advertise:    apiserver.Advertise{IP: s.c.Advertise.String(), Port: int32(s.record.Settings.Port)},
 		ServiceCIDRs: texts(s.record.Settings.ServiceCIDRs), NodeRanges: s.record.Settings.nodeRanges(),
 		Paths:    map[string]http.HandlerFunc{joinPath: s.serveJoin, membersPath: s.serveMembers},
-		Identity: s.record.Name + "_" + s.record.ID, Logger: s.log,
+		Identity: s.record.Name + "_" + s.record.ID, LeaseLife: s.c.LeaseLife, Logger: s.log,
 	})
 }
 

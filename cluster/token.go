@@ -56,7 +56,7 @@ func (t JoinToken) bearer() string { return t.ID + "." + t.Secret }
 
 const (
 	tokenSecretType   corev1.SecretType = "bootstrap.kubernetes.io/token"
-	tokenSecretPrefix                   = "bootstrap-token-"
+	tokenSecretPrefix string            = "bootstrap-token-"
 )
 
 // CreateToken makes a token that is good for ttl (0: for ever).

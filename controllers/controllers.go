@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -48,8 +49,10 @@ type Config struct {
 	Manager client.Client
 	// As returns the client of the service account kube-system/<controller>.
 	As func(controller string) client.Client
-	// Identity of this candidate for the lead; see client.Leader.
-	Identity string
+	// Identity of this candidate for the lead, and how long the others wait for a
+	// leader that is not heard of; see client.Leader.
+	Identity  string
+	LeaseLife time.Duration
 
 	// RootCA is the PEM of the authority behind the API server's certificate,
 	// published to every namespace.
@@ -149,7 +152,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	leader := client.Leader{
 		Client: c.Manager, Namespace: "kube-system", Name: "kube-controller-manager",
-		Identity: c.Identity, Logger: c.Logger,
+		Identity: c.Identity, Life: c.LeaseLife, Logger: c.Logger,
 	}
 	return leader.Run(ctx, func(ctx context.Context, _ client.Client, epoch client.Epoch) error {
 		return lead(ctx, c, epoch)

@@ -39,8 +39,10 @@ import (
 type Config struct {
 	// Client acts as system:kube-scheduler. Required.
 	Client client.Client
-	// Identity of this candidate for the lead; see client.Leader.
-	Identity string
+	// Identity of this candidate for the lead, and how long the others wait for a
+	// leader that is not heard of; see client.Leader.
+	Identity  string
+	LeaseLife time.Duration
 	// Name is the spec.schedulerName of the pods that it takes. Empty: default-scheduler.
 	Name string
 	// Random breaks ties between nodes. Nil: seeded by the runtime.
@@ -71,7 +73,7 @@ func New(c Config) (*Scheduler, error) {
 // Run takes part in the election and schedules while it leads, until ctx ends.
 func (s *Scheduler) Run(ctx context.Context) error {
 	leader := client.Leader{
-		Client: s.c.Client, Namespace: "kube-system", Name: "kube-scheduler", Identity: s.c.Identity, Logger: s.c.Logger,
+		Client: s.c.Client, Namespace: "kube-system", Name: "kube-scheduler", Identity: s.c.Identity, Life: s.c.LeaseLife, Logger: s.c.Logger,
 	}
 	return leader.Run(ctx, func(ctx context.Context, fenced client.Client, _ client.Epoch) error {
 		return newLoop(s.c, fenced).run(ctx)

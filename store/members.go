@@ -16,6 +16,8 @@ type Member struct {
 	PeerURLs []string
 	// Learner says that it gets all writes, but has no vote yet.
 	Learner bool
+	// Leader says that it decides the order of writes now; false where it is not known.
+	Leader bool
 }
 
 func memberOf(m *etcdserverpb.Member) Member {
@@ -33,9 +35,15 @@ func (e *Etcd) Members(ctx context.Context) ([]Member, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list members: %w", err)
 	}
+	var leader uint64
+	if status, err := e.client.Status(ctx, ""); err == nil { // an external etcd has no one to ask
+		leader = status.Leader
+	}
 	var members []Member
 	for _, m := range r.Members {
-		members = append(members, memberOf(m))
+		member := memberOf(m)
+		member.Leader = m.ID == leader
+		members = append(members, member)
 	}
 	return members, nil
 }

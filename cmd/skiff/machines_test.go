@@ -553,20 +553,34 @@ func serveEtcd(dir, url string) error {
 	return s.Close()
 }
 
+// leader names the server that leads etcd now, as another tells.
+func (h *hall) leader(asked *box) string {
+	h.t.Helper()
+	out, err := asked.skiff("server", "list", "--data-dir", asked.data())
+	if err != nil || strings.Count(out, "voter") != 2 {
+		h.t.Fatalf("server list: %v\n%s", err, out)
+	}
+	for line := range strings.Lines(out) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[1] == "leader" {
+			return fields[0]
+		}
+	}
+	h.t.Fatalf("nobody leads:\n%s", out)
+	return ""
+}
+
 // Three servers: the one that leads is killed while others write. Every write that
 // was acknowledged is there, the others go on, and it comes back.
 func TestThreeServers(t *testing.T) {
 	t.Parallel()
 	h, m := newHall(t, 4)
-	m[0].server("--no-agent")
+	quick := []string{"--no-agent", "--leader-elect-lease-duration", "4s"}
+	m[0].server(quick...)
 	token := m[0].token("--server")
 	for _, b := range m[1:3] {
-		b.server("--no-agent", "--join", m[0].url(), "--token", token)
+		b.server(append([]string{"--join", m[0].url(), "--token", token}, quick...)...)
 	}
 	m[3].agent("--runtime", "simulated", "--server", m[0].url(), "--token", m[0].token())
-	if out, err := m[1].skiff("server", "list", "--data-dir", m[1].data()); err != nil || strings.Count(out, "voter") != 3 {
-		t.Fatalf("server list: %v\n%s", err, out)
-	}
 	admin := m[1].admin()
 	endpoints := func(n int) func(*client.View) bool {
 		return func(v *client.View) bool {
@@ -577,29 +591,37 @@ func TestThreeServers(t *testing.T) {
 	source := client.Source{Resource: api.For[*corev1.Endpoints](), Namespace: "default"}
 	h.until(admin, "all servers are endpoints", source, endpoints(3))
 
-	// m1 made the cluster: it leads etcd, controllers and scheduler.
+	// Controllers and scheduler are led by m1, which was first; who leads etcd is asked.
+	// The one who writes speaks to a server that stays.
+	leads := h.leader(m[1])
+	dead := m[slices.IndexFunc(m, func(b *box) bool { return b.name == leads })]
+	rest := slices.DeleteFunc(slices.Clone(m[:3]), func(b *box) bool { return b == dead })
+	admin = rest[0].admin()
 	written := make(chan []string)
 	enough := make(chan struct{})
 	go func() { written <- h.write(admin, enough) }()
 	<-enough
-	m[0].process.kill()
+	dead.process.kill()
 	acknowledged := <-written
-	for _, b := range m[1:3] {
+	for _, b := range rest {
 		h.has(b.admin(), acknowledged)
 	}
-	// Leases end in 15 s at most: then others lead, and know that m1 is gone.
+	if now := h.leader(rest[0]); now == dead.name {
+		t.Errorf("%s is dead and leads", now)
+	}
+	// Leases end in 4 s at most: then others lead, and know that it is gone.
 	_, err := client.Create(h.ctx, admin, pod("after", m[3].name, corev1.Container{Name: "c", Image: "any"}))
 	must(t, err)
 	h.until(admin, "a pod is scheduled and runs", client.Source{Resource: api.For[*corev1.Pod](), Namespace: "default"}, running("after"))
 	h.until(admin, "the dead server is no endpoint", source, endpoints(2))
-	m[0].server("--no-agent") // it remembers that it is a member
-	h.has(m[0].admin(), acknowledged)
-	h.until(m[0].admin(), "it is an endpoint again", source, endpoints(3))
-	if out, err := m[1].skiff("server", "remove", "m3", "--data-dir", m[1].data()); err != nil {
+	dead.server(quick...) // it remembers that it is a member
+	h.has(dead.admin(), acknowledged)
+	h.until(dead.admin(), "it is an endpoint again", source, endpoints(3))
+	if out, err := rest[0].skiff("server", "remove", rest[1].name, "--data-dir", rest[0].data()); err != nil {
 		t.Errorf("server remove: %v\n%s", err, out)
 	}
 	select { // it is none any more, and ends
-	case <-m[2].process.ended:
+	case <-rest[1].process.ended:
 	case <-h.ctx.Done():
 		t.Error("the server that was removed goes on")
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -85,6 +86,7 @@ func (f *serverFlags) flags(c *cobra.Command) {
 	flags.StringVar(&f.config.Etcd.CA, "etcd-cafile", "", "the authority that signed the external etcd's certificates")
 	flags.StringVar(&f.config.Etcd.Cert, "etcd-certfile", "", "certificate for the external etcd")
 	flags.StringVar(&f.config.Etcd.Key, "etcd-keyfile", "", "its key")
+	flags.DurationVar(&f.config.LeaseLife, "leader-elect-lease-duration", 15*time.Second, "how long a server that leads and is not heard of is waited for, the same on all servers")
 	flags.BoolVar(&f.config.NoAgent, "no-agent", false, "run the control plane alone: this machine is no node")
 	f.node.flags(c)
 	flags.StringVar(&f.local, "local", "", "data directory of a cluster that `skiff up` made")
@@ -109,6 +111,9 @@ func (f *serverFlags) complete() (c cluster.ServerConfig, err error) {
 		if c.Settings.ServiceCIDRs, err = cluster.ParseRanges(f.services); err != nil {
 			return c, usage("--service-cidr: %w", err)
 		}
+	}
+	if c.LeaseLife < 3*time.Second || c.LeaseLife%time.Second != 0 {
+		return c, usage("--leader-elect-lease-duration %v: give whole seconds, 3 or more", c.LeaseLife)
 	}
 	if (c.Etcd.Cert == "") != (c.Etcd.Key == "") {
 		return c, usage("--etcd-certfile and --etcd-keyfile go together")
