@@ -60,7 +60,8 @@ func (s *Server) locate(req *http.Request) *Request {
 // no namespace, or is named without one, or takes nothing below its name.
 func misplaced(r *Request, t target) bool {
 	if r.Resource.Name == "namespaces" && r.Resource.Group == "" {
-		return t.rest != ""
+		// Below a namespace there is no other: rights in the one would be rights to the other.
+		return t.rest != "" || t.namespace != t.name
 	}
 	switch {
 	case r.Resource.Namespaced && t.namespace == "" && t.name != "",

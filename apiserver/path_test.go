@@ -105,6 +105,7 @@ func TestLocateNamesTheKey(t *testing.T) {
 		"/api/v1/namespaces/a/nodes/n":                        "refused",
 		"/api/v1/nodes/n":                                     "/registry/minions/n",
 		"/api/v1/namespaces/a":                                "/registry/namespaces/a",
+		"/api/v1/namespaces/a/namespaces/b":                   "refused",
 		"/api/v1/namespaces/a/pods/p/status/x":                "refused",
 		"/api/v1/namespaces/a/pods/p/log/x":                   "refused",
 	} {

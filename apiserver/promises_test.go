@@ -145,24 +145,3 @@ func TestServersShowTheSame(t *testing.T) {
 		}
 	}
 }
-
-func FuzzContinue(f *testing.F) {
-	f.Add(encodeContinue(5, "n/a\x00"))
-	f.Add(encodeContinue(-1, "/"))
-	f.Add("eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIvLi4vLi4ifQ")
-	s := newReading(f, 0)
-	f.Cleanup(s.end)
-	s.write(f, labelled("n", "a"), 0)
-	f.Fuzz(func(t *testing.T, token string) {
-		for _, namespace := range []string{"", "n"} {
-			l, err := s.listOf(namespace, metav1.ListOptions{Continue: token, ResourceVersion: "0"})
-			if err == nil && namespace != "" {
-				for _, e := range l.Entries {
-					if e.Namespace() != namespace {
-						t.Errorf("%q leads out of the namespace to %s", token, e)
-					}
-				}
-			}
-		}
-	})
-}

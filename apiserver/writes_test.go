@@ -941,30 +941,6 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// Whatever is sent, it is decoded or refused with a Status that says so.
-func FuzzDecode(f *testing.F) {
-	for _, body := range []string{podBody, `{}`, `[]`, `null`, `{"kind":"Pod","apiVersion":"v1"}`, `{"apiVersion":"a/b/c"}`, "k8s\x00", "k8s\x00\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x00", "a: &a [*a]", "a: 1\na: 2"} {
-		for kind := range 3 {
-			f.Add([]byte(body), kind)
-		}
-	}
-	types := []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
-	f.Fuzz(func(t *testing.T, body []byte, kind int) {
-		r := &Request{Verb: "create", Resource: podRow, Body: Body{ContentType: types[uint(kind)%3], Bytes: body}}
-		r.Write.FieldValidation = metav1.FieldValidationStrict
-		obj, err := r.decodeObject()
-		if err != nil {
-			if !apierrors.IsBadRequest(err) {
-				t.Errorf("%q: %v", body, err)
-			}
-			return
-		}
-		if !obj.GetObjectKind().GroupVersionKind().Empty() {
-			t.Errorf("%q: its kind was left in it", body)
-		}
-	})
-}
-
 func BenchmarkCreatePod(b *testing.B) {
 	w := newWriting(b)
 	measure(b, func(i int) {
