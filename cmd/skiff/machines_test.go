@@ -444,8 +444,31 @@ func TestMachines(t *testing.T) {
 	first.stop()
 	must(t, h.answers(real, web))
 	must(t, h.named(real, web))
-	// And when it is back, the agent of the containers goes.
+	// The agent dies meanwhile, and the next one has nobody to ask: it waits, and what
+	// runs goes on under it.
+	real.process.kill()
+	ready := make(chan error, 1)
+	go func() {
+		ready <- real.launch("skiff", "agent", "--data-dir", real.data(), "--node-name", real.name)
+	}()
+	socket := filepath.Join(real.data(), "agent", "run", "containerd.sock")
+	h.eventually("its containerd is there again", func() error {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+	must(t, h.answers(real, web))
+	select {
+	case err := <-ready:
+		t.Fatalf("the agent is ready without a server (%v)\n%s", err, real.process.log)
+	default:
+	}
 	first.server("--no-agent")
+	must(t, <-ready)
+	h.eventually("the service has a name again", func() error { return h.named(real, web) })
+	// And when all are there, the agent of the containers goes.
 	real.stop()
 	must(t, h.answers(real, web))
 	real.agent()
