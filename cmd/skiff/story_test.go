@@ -235,10 +235,12 @@ func TestAClusterWithContainers(t *testing.T) {
 	}
 }
 
-// containers lists the ids of the example's containers, sorted.
+// containers lists the ids of the example's containers, sorted; not those of pods
+// that are on their way out.
 func (s *story) containers() []string {
 	s.t.Helper()
-	out := s.kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].state.running.startedAt}{\"\\n\"}{end}")
+	out := s.kubectl("get", "pods", "-l", "app=web", "-o", "go-template={{range .items}}{{if not .metadata.deletionTimestamp}}"+
+		"{{with index .status.containerStatuses 0}}{{.containerID}} {{.restartCount}} {{.state.running.startedAt}}{{\"\\n\"}}{{end}}{{end}}{{end}}")
 	ids := strings.Split(out, "\n")
 	slices.Sort(ids)
 	return ids
