@@ -126,7 +126,7 @@ var Catalogue = []*Resource{
 		Prefix: "certificatesigningrequests", Kind: certificates.CertificateSigningRequest},
 	{Group: "certificates.k8s.io", Version: "v1", Name: "clustertrustbundles", KindName: "ClusterTrustBundle", Singular: "clustertrustbundle",
 		Prefix: "clustertrustbundles", Kind: certificates.ClusterTrustBundle},
-	{Group: "certificates.k8s.io", Version: "v1", Name: "podcertificaterequests", KindName: "PodCertificateRequest", Singular: "podcertificaterequest", Namespaced: true, Inert: "pod certificate requests are stored but nothing signs them yet",
+	{Group: "certificates.k8s.io", Version: "v1", Name: "podcertificaterequests", KindName: "PodCertificateRequest", Singular: "podcertificaterequest", Namespaced: true,
 		Prefix: "podcertificaterequests", Kind: certificates.PodCertificateRequest},
 	{Group: "coordination.k8s.io", Version: "v1", Name: "leases", KindName: "Lease", Singular: "lease", Namespaced: true,
 		Prefix: "leases", Kind: coordination.Lease},

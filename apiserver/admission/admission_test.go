@@ -246,6 +246,19 @@ func TestNodeRestriction(t *testing.T) {
 	lease := func(namespace, name string) *coordinationv1.Lease {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	}
+	running.Spec.Volumes[0].Projected.Sources = append(running.Spec.Volumes[0].Projected.Sources,
+		corev1.VolumeProjection{PodCertificate: &corev1.PodCertificateProjection{SignerName: "example.com/pods"}})
+	itself := node("n1", nil)
+	itself.UID = "node-uid"
+	state = append(state, itself)
+	certificate := func(change func(*certificatesv1.PodCertificateRequestSpec)) *Write {
+		r := &certificatesv1.PodCertificateRequest{ObjectMeta: meta("req-1"), Spec: certificatesv1.PodCertificateRequestSpec{
+			SignerName: "example.com/pods", PodName: "web", PodUID: "pod-uid", NodeName: "n1", NodeUID: "node-uid", ServiceAccountName: "default", ServiceAccountUID: "u-1"}}
+		if change != nil {
+			change(&r.Spec)
+		}
+		return &Write{Verb: "create", Object: r}
+	}
 	relabelled := onNode("n1")
 	relabelled.Labels = map[string]string{"a": "b"}
 	for name, c := range map[string]struct {
@@ -259,24 +272,32 @@ func TestNodeRestriction(t *testing.T) {
 		"a mirror with a secret": {&Write{Verb: "create", Object: mirror(func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}}}
 		})}, `node "n1" can not create pods that reference secrets`},
-		"its pod goes":           {&Write{Verb: "delete", Old: onNode("n1")}, ""},
-		"another's pod goes":     {&Write{Verb: "delete", Old: onNode("n2")}, "can only delete pods with spec.nodeName set to itself"},
-		"its pod's status":       {&Write{Verb: "update", Subresource: "status", Object: onNode("n1"), Old: onNode("n1")}, ""},
-		"another's pod's status": {&Write{Verb: "update", Subresource: "status", Object: onNode("n2"), Old: onNode("n2")}, "can only update pod status for pods with spec.nodeName set to itself"},
-		"labels by status":       {&Write{Verb: "update", Subresource: "status", Object: relabelled, Old: onNode("n1")}, `node "n1" cannot update labels through pod status`},
-		"a pod's spec":           {&Write{Verb: "update", Object: onNode("n1"), Old: onNode("n1")}, `unexpected operation "UPDATE"`},
-		"itself":                 {&Write{Verb: "create", Object: node("n1", map[string]string{"kubernetes.io/hostname": "n1", "mine": "x"})}, ""},
-		"another node":           {&Write{Verb: "create", Object: node("n2", nil)}, `node "n1" is not allowed to modify node "n2"`},
-		"a reserved label":       {&Write{Verb: "create", Object: node("n1", map[string]string{"node-restriction.kubernetes.io/x": "y"})}, "is not allowed to set the following labels: node-restriction.kubernetes.io/x"},
-		"an unknown k8s label":   {&Write{Verb: "update", Object: node("n1", map[string]string{"foo.k8s.io/x": "y"}), Old: node("n1", nil)}, "is not allowed to modify labels: foo.k8s.io/x"},
-		"its taints":             {&Write{Verb: "update", Object: node("n1", nil), Old: tainted}, `node "n1" is not allowed to modify taints`},
-		"its lease":              {&Write{Verb: "create", Object: lease("kube-node-lease", "n1")}, ""},
-		"another's lease":        {&Write{Verb: "create", Object: lease("kube-node-lease", "n2")}, "can only access node lease with the same name as the requesting node"},
-		"a lease elsewhere":      {&Write{Verb: "create", Object: lease("default", "n1")}, `can only access leases in the "kube-node-lease" system namespace`},
-		"a token for its pod":    {token("web", "pod-uid", "vault"), ""},
-		"for another audience":   {token("web", "pod-uid", "bank"), `system:node:n1 is not authorized to request tokens for audience "bank"`},
-		"for another's pod":      {token("other", "u-1", "vault"), "node requested token bound to a pod scheduled on a different node"},
-		"for no pod":             {token("", "", "vault"), "node requested token not bound to a pod"},
+		"its pod goes":               {&Write{Verb: "delete", Old: onNode("n1")}, ""},
+		"another's pod goes":         {&Write{Verb: "delete", Old: onNode("n2")}, "can only delete pods with spec.nodeName set to itself"},
+		"its pod's status":           {&Write{Verb: "update", Subresource: "status", Object: onNode("n1"), Old: onNode("n1")}, ""},
+		"another's pod's status":     {&Write{Verb: "update", Subresource: "status", Object: onNode("n2"), Old: onNode("n2")}, "can only update pod status for pods with spec.nodeName set to itself"},
+		"labels by status":           {&Write{Verb: "update", Subresource: "status", Object: relabelled, Old: onNode("n1")}, `node "n1" cannot update labels through pod status`},
+		"a pod's spec":               {&Write{Verb: "update", Object: onNode("n1"), Old: onNode("n1")}, `unexpected operation "UPDATE"`},
+		"itself":                     {&Write{Verb: "create", Object: node("n1", map[string]string{"kubernetes.io/hostname": "n1", "mine": "x"})}, ""},
+		"another node":               {&Write{Verb: "create", Object: node("n2", nil)}, `node "n1" is not allowed to modify node "n2"`},
+		"a reserved label":           {&Write{Verb: "create", Object: node("n1", map[string]string{"node-restriction.kubernetes.io/x": "y"})}, "is not allowed to set the following labels: node-restriction.kubernetes.io/x"},
+		"an unknown k8s label":       {&Write{Verb: "update", Object: node("n1", map[string]string{"foo.k8s.io/x": "y"}), Old: node("n1", nil)}, "is not allowed to modify labels: foo.k8s.io/x"},
+		"its taints":                 {&Write{Verb: "update", Object: node("n1", nil), Old: tainted}, `node "n1" is not allowed to modify taints`},
+		"its lease":                  {&Write{Verb: "create", Object: lease("kube-node-lease", "n1")}, ""},
+		"another's lease":            {&Write{Verb: "create", Object: lease("kube-node-lease", "n2")}, "can only access node lease with the same name as the requesting node"},
+		"a lease elsewhere":          {&Write{Verb: "create", Object: lease("default", "n1")}, `can only access leases in the "kube-node-lease" system namespace`},
+		"a token for its pod":        {token("web", "pod-uid", "vault"), ""},
+		"for another audience":       {token("web", "pod-uid", "bank"), `system:node:n1 is not authorized to request tokens for audience "bank"`},
+		"for another's pod":          {token("other", "u-1", "vault"), "node requested token bound to a pod scheduled on a different node"},
+		"a certificate for its pod":  {certificate(nil), ""},
+		"a certificate as another":   {certificate(func(r *certificatesv1.PodCertificateRequestSpec) { r.NodeName = "n2" }), `PodCertificateRequest.Spec.NodeName="n2", which is not the requesting node "n1"`},
+		"for an earlier node":        {certificate(func(r *certificatesv1.PodCertificateRequestSpec) { r.NodeUID = "old" }), "inconsistent with the running node"},
+		"for an earlier pod":         {certificate(func(r *certificatesv1.PodCertificateRequestSpec) { r.PodUID = "old" }), "which differs from running pod"},
+		"a certificate for no pod":   {certificate(func(r *certificatesv1.PodCertificateRequestSpec) { r.PodName = "none" }), "while retrieving pod"},
+		"for a pod that is not here": {certificate(func(r *certificatesv1.PodCertificateRequestSpec) { r.PodName, r.PodUID = "other", elsewhere.UID }), "is not running on node"},
+		"for another account":        {certificate(func(r *certificatesv1.PodCertificateRequestSpec) { r.ServiceAccountName = "admin" }), "that differs from running pod"},
+		"from another signer":        {certificate(func(r *certificatesv1.PodCertificateRequestSpec) { r.SignerName = "example.com/other" }), "does not mount a podCertificate projected volume"},
+		"for no pod":                 {token("", "", "vault"), "node requested token not bound to a pod"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.w.User = n1

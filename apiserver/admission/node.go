@@ -80,6 +80,8 @@ func (c cluster) restrictNode(ctx context.Context, w *Write) error {
 		return restrictSlices(w, node)
 	case "certificatesigningrequests.certificates.k8s.io":
 		return restrictCSR(w, node)
+	case "podcertificaterequests.certificates.k8s.io":
+		return c.restrictPodCertificate(ctx, w, node)
 	}
 	return nil
 }

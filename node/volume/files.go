@@ -90,7 +90,7 @@ func (m *Manager) files(ctx context.Context, v *podVolumes, p *corev1.Pod, vol *
 		case s.ClusterTrustBundle != nil:
 			err = m.trustBundle(ctx, files, s.ClusterTrustBundle, mode)
 		case s.PodCertificate != nil:
-			err = fmt.Errorf("projected source podCertificate is not supported by this node")
+			err = m.certificate(ctx, files, v, p, fmt.Sprintf("%s/%d", vol.Name, i), s.PodCertificate, mode)
 		}
 		if err != nil {
 			return nil, err

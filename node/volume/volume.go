@@ -51,12 +51,13 @@ var _ pod.Volumes = (*Manager)(nil)
 
 // podVolumes are one pod's volumes that are set up.
 type podVolumes struct {
-	mu     sync.Mutex // held while files are written
-	pod    *corev1.Pod
-	dirs   map[string]string // host path by volume name
-	tokens map[string]token  // by volume and path
-	due    time.Time         // when a token wants to be renewed
-	gone   bool
+	mu          sync.Mutex // held while files are written
+	pod         *corev1.Pod
+	dirs        map[string]string      // host path by volume name
+	tokens      map[string]token       // by volume and path
+	credentials map[string]*credential // by volume and index of the source
+	due         time.Time              // when a token wants to be renewed
+	gone        bool
 }
 
 // New makes a Manager.
@@ -190,7 +191,7 @@ func (m *Manager) SetUp(ctx context.Context, p *corev1.Pod) error {
 	m.mu.Lock()
 	v := m.pods[p.UID]
 	if v == nil {
-		v = &podVolumes{pod: p, dirs: map[string]string{}, tokens: map[string]token{}}
+		v = &podVolumes{pod: p, dirs: map[string]string{}, tokens: map[string]token{}, credentials: map[string]*credential{}}
 		m.pods[p.UID] = v
 	}
 	v.pod = p

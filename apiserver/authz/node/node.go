@@ -208,6 +208,9 @@ func (a *Authorizer) narrow(node string, at authorizer.Attributes) (reason strin
 	case "/persistentvolumes", "storage.k8s.io/volumeattachments", "resource.k8s.io/resourceclaims":
 		return a.byPods(node, at, at.GetVerb() == "get"), true
 	case "/serviceaccounts":
+		if at.GetSubresource() == "" && at.GetVerb() == "get" {
+			return a.byPods(node, at, true), true
+		}
 		if at.GetSubresource() != "token" {
 			return "can only create tokens for individual service accounts", true
 		}
@@ -218,6 +221,8 @@ func (a *Authorizer) narrow(node string, at authorizer.Attributes) (reason strin
 		return a.node(node, at)
 	case "coordination.k8s.io/leases", "storage.k8s.io/csinodes":
 		return own(node, at), true
+	case "certificates.k8s.io/podcertificaterequests":
+		return certificateRequests(node, at), true
 	case "resource.k8s.io/resourceslices":
 		if at.GetVerb() == "create" || selects(at, "spec.nodeName", node) {
 			return "", true
@@ -287,6 +292,23 @@ func own(node string, at authorizer.Attributes) string {
 		return "can only access " + at.GetResource() + " with the same name as the requesting node"
 	}
 	return fmt.Sprintf("can only get, create, update, patch, or delete %s", at.GetResource())
+}
+
+// certificateRequests: an agent requests certificates for its pods, and follows its own requests.
+func certificateRequests(node string, at authorizer.Attributes) string {
+	if at.GetSubresource() != "" {
+		return "nodes may not access the status subresource of PodCertificateRequests"
+	}
+	switch at.GetVerb() {
+	case "create":
+		return "" // for whom is in the body: NodeRestriction looks at it
+	case "list", "watch":
+		if selects(at, "spec.nodeName", node) {
+			return ""
+		}
+		return "can only list/watch podcertificaterequests with nodeName field selector"
+	}
+	return fmt.Sprintf("nodes may not %s podcertificaterequests", at.GetVerb())
 }
 
 // selects tells whether the request selects field=value.

@@ -54,6 +54,10 @@ func TestAnAgentReadsOnlyWhatItsPodsName(t *testing.T) {
 		node, verb, group, resource, sub, namespace, name string
 		want                                              bool
 	}{
+		{"n1", "create", "certificates.k8s.io", "podcertificaterequests", "", "a", "", true},
+		{"n1", "list", "certificates.k8s.io", "podcertificaterequests", "", "a", "", false},
+		{"n1", "get", "certificates.k8s.io", "podcertificaterequests", "", "a", "req-1", false},
+		{"n1", "update", "certificates.k8s.io", "podcertificaterequests", "status", "a", "req-1", false},
 		{"n1", "get", "", "secrets", "", "a", "key", true},
 		{"n1", "watch", "", "secrets", "", "a", "key", true},
 		{"n1", "list", "", "secrets", "", "a", "", false},
