@@ -147,6 +147,7 @@ func RunLocalAgent(ctx context.Context, dir, name string, log *slog.Logger, read
 		return err
 	}
 	group.Go(func() error { return agent.Run(ctx) })
+	group.Go(func() error { giveBack(ctx, nil); return nil })
 	group.Go(func() error {
 		select {
 		case <-agent.Registered():

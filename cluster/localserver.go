@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -29,22 +28,6 @@ import (
 
 // RegistryName is the host that means the cluster's own registry in image references.
 const RegistryName = "registry.skiff.local"
-
-// settled is how long after it is ready a server has done what starting leaves to do.
-const settled = 5 * time.Second
-
-// giveBack returns to the system, once, the memory that starting took and running
-// does not need: the collector would come to it after minutes of idleness.
-func giveBack(ctx context.Context, ready <-chan struct{}) {
-	select {
-	case <-ready:
-	case <-ctx.Done():
-		return
-	}
-	if sleep(ctx, settled) {
-		debug.FreeOSMemory()
-	}
-}
 
 // RunLocalServer runs the server process of a local cluster until ctx ends:
 // store, control plane, registry, and with the simulated runtime the nodes too.
