@@ -5,7 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -44,10 +43,8 @@ func (r *Resource) ValidateNew(obj Object) field.ErrorList {
 		errs = append(errs, bareFinalizers(obj, meta.Child("finalizers"))...)
 	}
 	errs = append(errs, r.Kind.Validate(obj)...)
-	if len(errs) == 0 && obj.GetName() != "" {
-		for _, text := range content.IsPathSegmentName(obj.GetName()) {
-			errs = append(errs, field.Invalid(meta.Child("name"), obj.GetName(), text))
-		}
+	if len(errs) == 0 {
+		errs = validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check.PathSegment, meta)
 	}
 	return errs
 }

@@ -296,7 +296,7 @@ func validateClaimStatus(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 				corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending}
 			if !slices.Contains(states, c.Status.AllocatedResourceStatuses[name]) {
 				slices.Sort(states)
-				at.add(field.NotSupported(at.path, string(name), texts(states)))
+				at.add(field.NotSupported(at.path, name, texts(states)))
 			}
 		}
 		for _, name := range sortedKeys(c.Status.AllocatedResources) {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/api/check"
@@ -27,9 +28,10 @@ var RuntimeClass = kind.Of(kind.Spec[*nodev1.RuntimeClass]{
 	AnyFinalizer: true,
 	New:          func() *nodev1.RuntimeClass { return &nodev1.RuntimeClass{} },
 	NewList:      func() runtime.Object { return &nodev1.RuntimeClassList{} },
-	Validate:     validateRuntimeClass,
+	Validate:     func(c *nodev1.RuntimeClass) field.ErrorList { return validateRuntimeClass(c, content.IsDNS1123Label) },
 	ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {
-		return append(validateRuntimeClass(c), check.Unchanged(c.Handler, old.Handler, field.NewPath("handler"))...)
+		// Only a create knows the declared rule, which counts bytes.
+		return append(validateRuntimeClass(c, utilvalidation.IsDNS1123Label), check.Unchanged(c.Handler, old.Handler, field.NewPath("handler"))...)
 	},
 	Warn: func(c, _ *nodev1.RuntimeClass) (texts []string) {
 		if c.Scheduling == nil {
@@ -50,11 +52,11 @@ var RuntimeClass = kind.Of(kind.Spec[*nodev1.RuntimeClass]{
 	UnconditionalUpdateForbidden: true,
 })
 
-func validateRuntimeClass(c *nodev1.RuntimeClass) (errs field.ErrorList) {
+func validateRuntimeClass(c *nodev1.RuntimeClass, label func(string) []string) (errs field.ErrorList) {
 	if c.Handler == "" {
 		errs = append(errs, field.Required(field.NewPath("handler"), ""))
 	} else {
-		errs = append(errs, check.Each(field.NewPath("handler"), c.Handler, content.IsDNS1123Label(c.Handler))...)
+		errs = append(errs, check.Each(field.NewPath("handler"), c.Handler, label(c.Handler))...)
 	}
 	if c.Overhead != nil {
 		errs = append(errs, core.ValidateResourceRequirements(&corev1.ResourceRequirements{Limits: c.Overhead.PodFixed}, field.NewPath("overhead"))...)
