@@ -51,6 +51,10 @@ type FrontConfig struct {
 	RequestTimeout time.Duration
 	// MaxReads and MaxWrites are how many requests may be in flight; 0: 400 and 200.
 	MaxReads, MaxWrites int
+	// MaxLong is how many watches, logs, shells and other connections that stay there
+	// may be at a time, without those of the cluster's own parts, of which there may be
+	// five times as many; 0: 20,000.
+	MaxLong int
 	// Grace is how long requests may go on after Run's context ends; 0: 10 seconds.
 	Grace time.Duration
 

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -10,11 +11,13 @@ import (
 
 // limiter keeps the number of requests in flight below the caps, whatever flow
 // control (shape.go) lets pass. Nothing waits: a request gets a place or is told to
-// come back in a second. Three lanes have
+// come back in a second. Lanes have
 // caps of their own, so that users' load cannot shut the cluster's own parts
-// out; what must always get through has no cap (see lane).
+// out, and what stays not what is soon over; what must always get through has no cap
+// (see lane).
 type limiter struct {
 	reads, writes, system gate
+	long, systemLong      gate // what stays: watches, logs, shells
 }
 
 func newLimiter(c FrontConfig) *limiter {
@@ -25,7 +28,12 @@ func newLimiter(c FrontConfig) *limiter {
 	if writes == 0 {
 		writes = 200
 	}
+	long := c.MaxLong
+	if long == 0 {
+		long = 20000
+	}
 	l := &limiter{}
+	l.long.cap, l.systemLong.cap = int64(long), 5*int64(long)
 	l.reads.cap, l.writes.cap, l.system.cap = int64(reads), int64(writes), int64(reads+writes)
 	return l
 }
@@ -57,17 +65,25 @@ func (l *limiter) admit(r *Request) error {
 	if !g.enter() {
 		return tooManyRequests()
 	}
+	if r.Verb == "watch" {
+		r.place = sync.OnceFunc(g.leave) // it stays when the seats of flow control are given back
+		return nil
+	}
 	r.leaves = append(r.leaves, g.leave)
 	return nil
 }
 
 // lane says which cap counts for a request. None (nil) for what must always get
 // through: health, the leases that keep nodes and leaders alive, an
-// administrator; and for what stays, which would block the lane.
+// administrator.
 func (l *limiter) lane(r *Request) *gate {
 	switch {
-	case longRunning(r), alwaysServed(r):
+	case alwaysServed(r):
 		return nil
+	case longRunning(r) && ofSystem(r.User):
+		return &l.systemLong
+	case longRunning(r):
+		return &l.long
 	case ofSystem(r.User):
 		return &l.system
 	case mutates(r.Verb):

@@ -18,7 +18,7 @@ import (
 
 // A reserved lane: health, leases and an administrator always get through.
 func TestLanes(t *testing.T) {
-	l := newLimiter(FrontConfig{MaxReads: 2, MaxWrites: 1})
+	l := newLimiter(FrontConfig{MaxReads: 2, MaxWrites: 1, MaxLong: 2})
 	pods, leases := api.For[*corev1.Pod](), api.For[*coordinationv1.Lease]()
 	someone := &user.DefaultInfo{Name: "someone"}
 	admin := &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}
@@ -61,6 +61,14 @@ func TestLanes(t *testing.T) {
 		if _, refused := ask(r); refused {
 			t.Errorf("%s was refused", name)
 		}
+	}
+	watching := Request{User: someone, Verb: "watch", Resource: pods}
+	if _, refused := ask(watching); !refused { // beside the watch and the log above
+		t.Error("a third connection that stays got through")
+	}
+	watching.User = node
+	if _, refused := ask(watching); refused {
+		t.Error("users' watches took the place of a node's")
 	}
 	first()
 	if _, refused := ask(read); refused {

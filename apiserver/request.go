@@ -63,6 +63,7 @@ type Request struct {
 
 	class    flow.Class // what flow control takes the request for
 	leaves   []func()   // give back what the request has taken; see leave
+	place    func()     // gives back the place of a watch; nil: it has none
 	warnings []string
 	answered bool // writing the answer has begun; HTTP only
 }

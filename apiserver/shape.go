@@ -66,6 +66,9 @@ func (r *Request) leave() {
 		leave()
 	}
 	r.leaves = nil
+	if r.place != nil {
+		r.place()
+	}
 }
 
 func digestOf(r *Request) flow.Digest {

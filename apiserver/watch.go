@@ -33,6 +33,7 @@ type Watch struct {
 	initial func() (*cache.Entry, bool)
 	begun   func() // called when the initial events are told, or the watch ends before
 	forget  func() // gives initial's resources back
+	left    func() // gives the watch's place back
 	upTo    int64
 	tooOld  error // why there is no watcher
 
@@ -71,16 +72,19 @@ func (s *Server) watch(ctx context.Context, r *Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Watch{Resource: r.Resource, selection: selected, bookmarks: r.ListOptions.AllowWatchBookmarks, forget: func() {}}
+	w := &Watch{Resource: r.Resource, selection: selected, bookmarks: r.ListOptions.AllowWatchBookmarks, forget: nothing, left: nothing}
 	if r.Resource.Custom != nil {
 		w.replaced = r.Resource.Custom.Replaced
 	}
 	if err := s.startWatch(ctx, w, r.ListOptions); err != nil {
 		return nil, err
 	}
-	begun := *r
-	r.leaves = nil // the watch keeps its seats until it has begun
+	begun := Request{leaves: r.leaves}
 	w.begun = begun.leave
+	if r.place != nil {
+		w.left = r.place
+	}
+	r.leaves, r.place = nil, nil // the watch keeps its seats until it has begun, its place as long as it is
 	if w.initial == nil {
 		w.begun()
 	}
@@ -290,6 +294,7 @@ func expiredWatch(err error) error {
 func (w *Watch) Close() {
 	w.over = true
 	w.begun()
+	w.left()
 	w.forget()
 	if w.watcher != nil {
 		w.watcher.Stop()
