@@ -90,6 +90,7 @@ func table(c Config) []loop.Controller {
 		endpoints.Mirror(),
 		podgc.Controller(),
 		certificates.Cleaner(),
+		certificates.PodCleaner(),
 		claims.Binder(),
 		claims.ProtectClaims(),
 		claims.ProtectVolumes(),

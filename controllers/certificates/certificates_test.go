@@ -153,3 +153,18 @@ func TestOldRequestsGo(t *testing.T) {
 		t.Errorf("after a day: %s", got)
 	}
 }
+
+func TestOldRequestsOfPodsGo(t *testing.T) {
+	w := rehearsal.New(t, start, PodCleaner())
+	w.Put(&certificatesv1.PodCertificateRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "req-1"}})
+	there := func() bool {
+		_, ok := client.Find[*certificatesv1.PodCertificateRequest](w.View, "x", "req-1")
+		return ok
+	}
+	if w.Advance(14 * time.Minute); !there() {
+		t.Error("gone before its time")
+	}
+	if w.Advance(time.Minute); there() {
+		t.Error("still there after a quarter of an hour")
+	}
+}

@@ -17,6 +17,8 @@ import (
 const (
 	settledFor = time.Hour
 	pendingFor = 24 * time.Hour
+	// podRequestFor is how long a pod's request is kept, whatever came of it: its node takes the answer at once.
+	podRequestFor = 15 * time.Minute
 )
 
 // Cleaner is the row that deletes old requests.
@@ -34,6 +36,25 @@ func Cleaner() loop.Controller {
 				return loop.Plan{WakeAt: end}, nil
 			}
 			return loop.Plan{Writes: []loop.Write{loop.Delete(csr)}}, nil
+		},
+	}
+}
+
+// PodCleaner is the row that deletes old requests of pods: each renewal makes another.
+func PodCleaner() loop.Controller {
+	return loop.Controller{
+		Name:   "podcertificaterequestcleaner",
+		Reads:  []*api.Resource{api.For[*certificatesv1.PodCertificateRequest]()},
+		Writes: []string{"podcertificaterequests"},
+		Decide: func(v *client.View, key loop.Key, now time.Time, _ loop.Memory) (loop.Plan, loop.Memory) {
+			request, ok := client.Find[*certificatesv1.PodCertificateRequest](v, key.Namespace, key.Name)
+			if !ok {
+				return loop.Plan{}, nil
+			}
+			if end := request.CreationTimestamp.Add(podRequestFor); now.Before(end) {
+				return loop.Plan{WakeAt: end}, nil
+			}
+			return loop.Plan{Writes: []loop.Write{loop.Delete(request)}}, nil
 		},
 	}
 }
