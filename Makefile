@@ -108,7 +108,7 @@ conformance-ci: ## the selection of CI (conformance/ci.txt): fails when a spec n
 
 # ORACLE_SEED=7: other cases. conformance/oracle/README.md lists what else there is.
 ORACLE_SEED ?= 1
-ORACLE := cd conformance && ORACLE_SEED=$(ORACLE_SEED) ORACLE_N=600 ORACLE_EVERY=300
+ORACLE := cd conformance && ORACLE_SEED=$(ORACLE_SEED) ORACLE_N=200 ORACLE_EVERY=200
 oracle: ## random objects, patches, roles and clusters before Skiff's code and upstream's: how often they agree
 	$(ORACLE) ORACLE_WRITE=1 $(GO) test -count=1 -timeout 60m -v -run '^Test' ./oracle
 
