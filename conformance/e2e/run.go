@@ -25,7 +25,7 @@ type Config struct {
 	Nodes   int           // 0 means 2
 	Workers int           // processes of the e2e program at a time; 0 means 3
 	Batch   int           // specs per process; 0 means 8
-	Limit   time.Duration // for one spec; 0 means 10 minutes
+	Limit   time.Duration // for one spec; 0 means 15 minutes: the slowest waits for compaction for ten
 	Logs    string        // folder for the logs of failed specs; "" means bin/conformance/logs/NAME
 	Out     io.Writer     // a line for each spec
 }
@@ -47,7 +47,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Batch = 8
 	}
 	if c.Limit == 0 {
-		c.Limit = 10 * time.Minute
+		c.Limit = 15 * time.Minute
 	}
 	if c.Logs == "" {
 		c.Logs = filepath.Join(c.cache(), "logs", c.Name)

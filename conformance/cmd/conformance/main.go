@@ -45,7 +45,7 @@ func main() {
 	flag.IntVar(&o.run.Nodes, "nodes", 2, "nodes of the cluster")
 	flag.IntVar(&o.run.Workers, "workers", 3, "specs that run at a time, where they may")
 	flag.IntVar(&o.run.Batch, "batch", 8, "specs per process of the e2e program")
-	flag.DurationVar(&o.run.Limit, "limit", 10*time.Minute, "time for one spec")
+	flag.DurationVar(&o.run.Limit, "limit", 15*time.Minute, "time for one spec")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
