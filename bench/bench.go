@@ -194,6 +194,18 @@ type run struct {
 	made      int      // how many of them there ever were
 }
 
+// LeftError says that the works are done, but that what they made is still there.
+type LeftError struct {
+	Namespace string
+	Err       error
+}
+
+func (e *LeftError) Error() string {
+	return fmt.Sprintf("remove namespace %s and what belongs to it: %v", e.Namespace, e.Err)
+}
+
+func (e *LeftError) Unwrap() error { return e.Err }
+
 // Run does the works, one after another, and removes what it made, also when ctx
 // ends early. The report has what was done until then.
 func (b *Bench) Run(ctx context.Context) (report *Report, err error) {
@@ -208,11 +220,11 @@ func (b *Bench) Run(ctx context.Context) (report *Report, err error) {
 	}
 	defer func() {
 		// Also after an interrupt: nothing may stay.
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Minute)
 		defer cancel()
 		b.c.Progress(Progress{Work: "all", Phase: "cleaning up"})
 		if cleanErr := r.removeAll(clean); cleanErr != nil {
-			err = errors.Join(err, fmt.Errorf("remove namespace %s and what belongs to it: %w", r.namespace, cleanErr))
+			err = errors.Join(err, &LeftError{Namespace: r.namespace, Err: cleanErr})
 		}
 	}()
 	if err := r.makeNamespace(ctx); err != nil {
