@@ -2,7 +2,9 @@ package skifftest_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -170,6 +173,63 @@ func TestANodeIsCutOff(t *testing.T) {
 		}
 		if b.ready(lost.Spec.NodeName) != corev1.ConditionTrue || b.tainted(lost.Spec.NodeName, corev1.TaintNodeUnreachable) {
 			t.Error("the node that returned is not ready, or still tainted")
+		}
+	})
+}
+
+// At no moment two instances of a pod's name run, whatever becomes of the nodes
+// and whoever deletes the pods, as long as nobody does so by force.
+func TestOneInstanceOfAName(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	inBubble(t, skifftest.Config{Nodes: 3, Logger: slog.New(slog.DiscardHandler)}, func(b *bubble) {
+		three := int32(3)
+		b.ok(b.AppsV1().StatefulSets("default").Create(b.ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"},
+			Spec: appsv1.StatefulSetSpec{Replicas: &three, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}, Template: template("db"),
+				PodManagementPolicy: appsv1.ParallelPodManagement}}, metav1.CreateOptions{}))
+		b.within(time.Minute, "all pods are ready", func() bool { return len(b.live("db")) == 3 })
+		instances := map[string]bool{} // of all names, by UID
+		alone := func() {
+			t.Helper()
+			for _, p := range b.live("db") {
+				instances[string(p.UID)] = true
+			}
+			for _, name := range []string{"default/db-0", "default/db-1", "default/db-2"} {
+				if n := b.runningEverywhere(name); n > 1 {
+					t.Fatalf("%s runs %d times", name, n)
+				}
+			}
+		}
+		cut := map[string]bool{}
+		for range 25 {
+			name := fmt.Sprint("node-", 1+r.IntN(3))
+			switch {
+			case r.IntN(3) == 0:
+				pod := fmt.Sprint("db-", r.IntN(3))
+				if err := b.CoreV1().Pods("default").Delete(b.ctx, pod, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+					t.Fatal(err)
+				}
+			case cut[name]:
+				b.Node(name).Return()
+				delete(cut, name)
+			default:
+				b.Node(name).CutOff()
+				cut[name] = true
+			}
+			// Also for longer than it takes to give a node up and to evict its pods.
+			for range []int{1, 10, 45, 240}[r.IntN(4)] {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				alone()
+			}
+		}
+		for name := range cut {
+			b.Node(name).Return()
+		}
+		b.within(10*time.Minute, "all pods are back", func() bool { alone(); return len(b.live("db")) == 3 })
+		if len(instances) < 5 {
+			t.Errorf("only %d instances ever were: nothing was tried", len(instances))
 		}
 	})
 }
