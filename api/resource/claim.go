@@ -408,7 +408,7 @@ func statusKey(d *resourcev1.AllocatedDeviceStatus) string {
 func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	s, path := &c.Status, field.NewPath("status")
 	reserved := path.Child("reservedFor")
-	errs := each(s.ReservedFor, resourcev1.ResourceClaimReservedForMaxSize,
+	errs := eachWhole(s.ReservedFor, resourcev1.ResourceClaimReservedForMaxSize,
 		func(r resourcev1.ResourceClaimConsumerReference) string { return string(r.UID) }, reserved, validateConsumer)
 	known := allocated(s.Allocation)
 	errs = append(errs, each(s.Devices, -1, func(d resourcev1.AllocatedDeviceStatus) string { return statusKey(&d) }, path.Child("devices"),

@@ -100,10 +100,10 @@ func (t *tally) report(test *testing.T, whats ...string) {
 	}
 }
 
-// slack is what chance may take away from a share that is not whole.
+// slack is what chance may take away from a share: of a whole one, a single case that the longer run did not meet.
 func slack(kept, now share) float64 {
 	if kept.Same == kept.Of {
-		return 0
+		return 1.001 / float64(max(1, now.Of))
 	}
 	return max(0.02, 3/float64(max(1, now.Of)))
 }
