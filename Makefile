@@ -63,7 +63,7 @@ down: ## stop the cluster and remove all of it
 
 ## checking
 
-.PHONY: test lint load crash fire upstream oracle oracle-rules bench figures clean
+.PHONY: test lint load crash fire upstream parts oracle oracle-rules bench figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@tools/runtime/older.sh bin/older
@@ -123,6 +123,9 @@ oracle-rules: ## which rules of upstream's validation the oracle reaches
 # The first time 10 minutes; then what there is is used again.
 upstream: ## bin/upstream: upstream's programs and etcd, to compare with
 	conformance/upstream/build.sh bin/upstream
+
+parts: upstream ## upstream's components on Skiff's API server, and Skiff's on upstream's
+	cd conformance && $(GO) test -count=1 -timeout 10m -v ./parts
 
 # BENCHFLAGS='-only skiff': the other side's figures stay.
 bench: build upstream ## the same work on upstream's control plane and on ours (docs/benchmarks.md); needs root

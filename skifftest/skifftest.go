@@ -12,7 +12,6 @@ package skifftest
 
 import (
 	"context"
-	"crypto"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -138,15 +137,34 @@ func (k *Cluster) RESTConfig() *rest.Config {
 	return c
 }
 
-func (k *Cluster) config(host string) *rest.Config {
-	key, err := pki.EncodeKey(k.admin.PrivateKey.(crypto.Signer))
-	if err != nil {
-		k.t.Fatalf("skifftest: %v", err)
+// User is how a user of that name and these groups reaches the cluster by its
+// port, with a client certificate: for programs that run as one of the cluster's
+// components. It needs Config.Listen.
+func (k *Cluster) User(name string, groups ...string) *rest.Config {
+	k.t.Helper()
+	k.needsPort("User")
+	cert, err := k.keys.CA.Issue(pki.Leaf{CommonName: name, Organizations: groups, Client: true}, time.Now())
+	k.ok(err)
+	return k.configOf(cert, k.address)
+}
+
+func (k *Cluster) needsPort(who string) {
+	k.t.Helper()
+	if k.address == "" {
+		k.t.Fatalf("skifftest: %s needs Config.Listen", who)
 	}
+}
+
+func (k *Cluster) config(host string) *rest.Config { return k.configOf(k.admin, host) }
+
+func (k *Cluster) configOf(cert *tls.Certificate, host string) *rest.Config {
+	k.t.Helper()
+	key, err := pki.EncodeTLSKey(cert)
+	k.ok(err)
 	return &rest.Config{
 		Host: "https://" + host,
 		TLSClientConfig: rest.TLSClientConfig{
-			CAData: k.keys.CA.PEM(), CertData: pki.EncodeCertificate(k.admin.Certificate[0]), KeyData: key,
+			CAData: k.keys.CA.PEM(), CertData: pki.EncodeCertificate(cert.Certificate[0]), KeyData: key,
 		},
 		QPS: -1, // the server has its own limits
 	}
@@ -203,9 +221,7 @@ func (k *Cluster) Compact() {
 // directory and returns its path. It needs Config.Listen.
 func (k *Cluster) Kubeconfig() string {
 	k.t.Helper()
-	if k.address == "" {
-		k.t.Fatal("skifftest: Kubeconfig needs Config.Listen")
-	}
+	k.needsPort("Kubeconfig")
 	c := k.config(k.address)
 	a := local.Access{Server: c.Host, CA: c.CAData, Certificate: c.CertData, Key: c.KeyData}
 	data, err := clientcmd.Write(*a.Kubeconfig("test"))

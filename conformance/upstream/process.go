@@ -88,6 +88,16 @@ func (p *Process) Until(ctx context.Context, ready func(context.Context) error) 
 	}
 }
 
+// Tail is the end of its log, of so many lines.
+func (p *Process) Tail(lines int) string {
+	data, err := os.ReadFile(p.Log)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return p.Name + " said last:\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
 // lastLine of its log that says something.
 func (p *Process) lastLine() string {
 	data, err := os.ReadFile(p.Log)
