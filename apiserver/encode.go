@@ -61,7 +61,7 @@ func encodeObject(w io.Writer, obj runtime.Object, out Output) error {
 func writeText(w io.Writer, doc []byte, out Output) error {
 	switch {
 	case out.MediaType == runtime.ContentTypeYAML:
-		text, err := yaml.JSONToYAML(doc)
+		text, err := yaml.JSONToYAML(escapeForYAML(doc))
 		if err != nil {
 			return fmt.Errorf("turn JSON into YAML: %w", err)
 		}
@@ -76,6 +76,26 @@ func writeText(w io.Writer, doc []byte, out Output) error {
 	}
 	_, err := w.Write(doc)
 	return err
+}
+
+// escapeForYAML escapes in a JSON document the characters that JSON allows in a
+// string as they are, and YAML does not, or takes for the end of a line.
+func escapeForYAML(doc []byte) []byte {
+	forbidden := func(r rune) bool {
+		return r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfeff || r == 0xfffe || r == 0xffff
+	}
+	if !bytes.ContainsFunc(doc, forbidden) {
+		return doc
+	}
+	var escaped bytes.Buffer
+	for _, r := range string(doc) {
+		if forbidden(r) {
+			fmt.Fprintf(&escaped, `\u%04x`, r)
+		} else {
+			escaped.WriteRune(r)
+		}
+	}
+	return escaped.Bytes()
 }
 
 // Encode writes the list in the form that out names (As "" only: tables and

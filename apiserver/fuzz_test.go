@@ -44,7 +44,7 @@ func FuzzDecode(f *testing.F) {
 		podBody, oneMap, `{`, `null`, `[]`, `{"kind":"Pod","apiVersion":"v1"}`, `{"kind":"Secret","apiVersion":"v1"}`, `{"metadata":{"name":1}}`,
 		"kind: ConfigMap\napiVersion: v1\ndata: {a: b, a: c}\n", "a: &a [*a]", "a: 1\na: 2", `{"apiVersion":"a/b/c"}`, "? {a: b}\n: c", "data: {a: !!binary eA==}", `{"data":{"a":"eA=="}}`,
 		`{"spec":{"replicas":1e2,"template":{"spec":{"containers":[{"resources":{"limits":{"cpu":"1e-3","memory":12345678901234567890}}}]}}}}`,
-		`{"spec":{"ports":[{"port":80,"targetPort":"http"},{"port":81,"targetPort":8080}]}}`, `{"metadata":{"creationTimestamp":"2026-01-02T03:04:05.678Z"}}`,
+		`{"spec":{"ports":[{"port":80,"targetPort":"http"},{"port":81,"targetPort":8080}]}}`, `{"metadata":{"creationTimestamp":"2026-01-02T03:04:05.678Z"}}`, "{\"data\":{\"a\":\"\x7f\u0080\u0085\ufeff\ufffe\uffff\u2028\U0001f600\"}}",
 		"k8s\x00", "k8s\x00\n\x0f\n\x02v1\x12\tConfigMap\x12\x00",
 	} {
 		for media := range objectTypes {

@@ -332,5 +332,7 @@ func strategicError(err error) error {
 	case mergepatch.ErrNoListOfLists, mergepatch.ErrPatchContentNotMatchRetainKeys:
 		return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 	}
-	return err
+	// Kubernetes has no code for the rest ("unknown patch type", a missing merge key), and
+	// answers 500; but it is what the client sent that is wrong.
+	return apierrors.NewBadRequest(err.Error())
 }
