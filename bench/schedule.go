@@ -163,7 +163,7 @@ func (r *run) makeNodes(ctx context.Context, n int, node func(run string, i int)
 	undo = func() {
 		stop()
 		beating.Wait()
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute) // 5,000 pods take upstream more than one
 		defer cancel()
 		// What stays in spite of this is removed, or reported, at the end of the run.
 		if r.empty(clean, r.path("pods"), "", 0) == nil {
