@@ -140,7 +140,11 @@ func FuzzPatch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, kind uint8) {
 		w := &writing{Server: w.Server, t: t}
 		r := w.request("patch:"+oneOf(kind, kinds), "v1/pods?dryRun=All&manager=fuzz&force=true", "default", "web", string(body))
-		if _, err := w.serve(t.Context(), r); err != nil && !clientsFault(err) {
+		_, err := w.serve(t.Context(), r)
+		if err != nil && strings.Contains(err.Error(), "failed to create typed patch object") {
+			return // a field that the kind does not have: Kubernetes has 500 for it, which clients know
+		}
+		if err != nil && !clientsFault(err) {
 			t.Errorf("%s patch %q: %v", oneOf(kind, kinds), body, err)
 		}
 	})
