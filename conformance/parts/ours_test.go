@@ -3,9 +3,12 @@ package parts
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -38,8 +41,17 @@ func TestSkiffsComponentsOnUpstream(t *testing.T) {
 	admin, err := plane.Admin()
 	ok(t, err)
 	k := open(t, admin)
-	k.accounts()
-	k.tellsAStory()
+	k.account("default")
+	k.tellsAStory("web")
+	k.namespaceComesAndGoes("shop")
+
+	// All connections are lost, again and again, while it is told once more: what is followed goes on.
+	ctx, enough := context.WithCancel(t.Context())
+	cutting := make(chan int)
+	go func() { cutting <- o.cable.cutUntil(ctx, 100*time.Millisecond) }()
+	k.tellsAStory("again")
+	enough()
+	t.Logf("%d connections were cut", <-cutting)
 	for _, component := range []string{"kube-controller-manager", "kube-scheduler"} {
 		if holder := k.leads(component); holder != "skiff" {
 			t.Errorf("%s is led by %q", component, holder)
@@ -52,6 +64,42 @@ type ours struct {
 	t     *testing.T
 	plane *upstream.ControlPlane
 	log   *slog.Logger
+	cable cable
+}
+
+// cable is what the components' connections go through.
+type cable struct {
+	mu    sync.Mutex
+	conns []net.Conn // guarded by mu; some have ended by themselves
+}
+
+func (c *cable) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.conns = append(c.conns, conn)
+	}
+	return conn, err
+}
+
+// cutUntil closes all connections from time to time until ctx ends, and returns how many those were.
+func (c *cable) cutUntil(ctx context.Context, every time.Duration) (cut int) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return cut
+		case <-tick.C:
+		}
+		c.mu.Lock()
+		for _, conn := range c.conns {
+			conn.Close() // an error: it has ended already
+		}
+		cut, c.conns = cut+len(c.conns), nil
+		c.mu.Unlock()
+	}
 }
 
 // as is the client of a user with a certificate.
@@ -64,6 +112,8 @@ func (o *ours) as(component, user string, groups ...string) client.Client {
 
 func (o *ours) remote(config *rest.Config, component string) client.Client {
 	o.t.Helper()
+	config = rest.CopyConfig(config)
+	config.Dial = o.cable.dial
 	c, err := client.NewRemote(config, component)
 	ok(o.t, err)
 	return c

@@ -20,6 +20,7 @@ func TestUpstreamsComponentsOnSkiff(t *testing.T) {
 		{"both", true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			folder := programs(t, controllers, scheduler)
 			k := skifftest.New(t, skifftest.Config{Nodes: 2, Listen: true, NoControllers: c.controllers, NoScheduler: c.scheduler})
 			config := upstream.Config{Bin: folder, Dir: t.TempDir()}
@@ -34,8 +35,11 @@ func TestUpstreamsComponentsOnSkiff(t *testing.T) {
 				stop(t, p)
 			}
 			admin := open(t, k.RESTConfig())
-			admin.accounts()
-			admin.tellsAStory()
+			admin.account("default")
+			admin.tellsAStory("web")
+			if c.controllers {
+				admin.namespaceComesAndGoes("shop")
+			}
 			for component, theirs := range map[string]bool{controllers: c.controllers, scheduler: c.scheduler} {
 				if holder := admin.leads(component); (holder != "skifftest") != theirs {
 					t.Errorf("%s is led by %q", component, holder)
