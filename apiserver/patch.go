@@ -129,13 +129,24 @@ func (p *patch) parseJSONPatch() error {
 	}
 	p.touches = touchedBy(operations)
 	p.apply = func(document []byte) ([]byte, error) {
-		patched, err := operations.Apply(document)
+		patched, err := applied(operations, document)
 		if err != nil {
 			return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 		}
 		return patched, nil
 	}
 	return nil
+}
+
+// applied applies operations. The library takes for granted that a test has a
+// value; what panics there is a patch that cannot be applied.
+func applied(operations jsonpatch.Patch, document []byte) (patched []byte, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			patched, err = nil, fmt.Errorf("an operation cannot be applied: %v", cause)
+		}
+	}()
+	return operations.Apply(document)
 }
 
 // touchedBy are the top-level fields that JSON patch operations name; nil: one
