@@ -63,7 +63,7 @@ down: ## stop the cluster and remove all of it
 
 ## checking
 
-.PHONY: test lint load crash fire upstream parts oracle oracle-rules bench figures clean
+.PHONY: test lint load crash fire fuzz upstream parts oracle oracle-rules bench figures clean
 test: ## all the tests; as root, those with containers too
 	@tools/deps.sh build run test
 	@tools/runtime/older.sh bin/older
@@ -93,6 +93,17 @@ crash: ## kill the server ten times and cut its disk's power fifty times, under 
 FIRE ?= 20m
 fire: ## writers, watchers, compaction and kill -9 for FIRE (20m), all answers checked
 	SKIFF_FIRE=$(FIRE) $(GO) test -count=1 -timeout 0 -v -run TestConsistencyUnderFire ./cluster/crash
+
+# FUZZTIME=10m make fuzz: as long for each of them.
+FUZZTIME ?= 1m
+fuzz: ## every fuzzer for FUZZTIME (1m), one after another
+	@for file in $$(grep -rl --include='*_test.go' --exclude-dir=bin --exclude-dir=tools --exclude-dir=conformance '^func Fuzz' . | sort); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
+			echo "$$name in $$(dirname $$file)"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -parallel 1 $$(dirname $$file); \
+		done; \
+	done
+
 load: build ## a minute of rolling updates under 200 requests a second; needs root
 	SKIFF_LOAD=60s $(GO) test -count=1 -timeout 10m -v -run 'TestStoriesWithContainers/a_rollout' ./cmd/skiff
 
