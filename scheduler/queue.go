@@ -112,9 +112,18 @@ func (q *queue) unpark(w *waiting) {
 		return
 	}
 	w.parked = false
-	for f := range w.refused.by {
+	for f := range waitsFor(w.refused) {
 		delete(q.parked[f], w)
 	}
+}
+
+// waitsFor are the filters whose pods have to wait for a change. A pod that no filter refused, since there was no node to ask about,
+// waits under an empty name: helpedAll finds it.
+func waitsFor(why *refusal) map[string]bool {
+	if len(why.by) == 0 {
+		return map[string]bool{"": true}
+	}
+	return why.by
 }
 
 // activate makes the pod one to be decided about now.
@@ -137,7 +146,7 @@ func (q *queue) park(w *waiting, why *refusal, now time.Time) {
 	w.attempts++
 	w.tried = now
 	w.refused, w.parked = why, true
-	for f := range why.by {
+	for f := range waitsFor(why) {
 		if q.parked[f] == nil {
 			q.parked[f] = map[*waiting]struct{}{}
 		}

@@ -14,6 +14,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -270,4 +271,33 @@ func (b *bubble) runningEverywhere(pod string) (n int) {
 		}
 	}
 	return n
+}
+
+// A pod that was there before the first node gets it as soon as it is ready.
+func TestThePodWasThereBeforeTheNode(t *testing.T) {
+	inBubble(t, skifftest.Config{Nodes: -1}, func(b *bubble) {
+		b.within(time.Second, "the service account is there", func() bool {
+			_, err := b.CoreV1().ServiceAccounts("default").Get(b.ctx, "default", metav1.GetOptions{})
+			return err == nil
+		})
+		pods := b.CoreV1().Pods("default")
+		b.ok(pods.Create(b.ctx, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "early"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		}, metav1.CreateOptions{}))
+		early := func() *corev1.Pod {
+			p, err := pods.Get(b.ctx, "early", metav1.GetOptions{})
+			b.ok(nil, err)
+			return p
+		}
+		b.within(time.Second, "the pod is refused", func() bool {
+			return slices.ContainsFunc(early().Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Message == "no nodes available to schedule pods"
+			})
+		})
+		room := corev1.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("1Gi"), "pods": resource.MustParse("10")}
+		b.ok(b.CoreV1().Nodes().Create(b.ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "late"}, Status: corev1.NodeStatus{
+			Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+		}}, metav1.CreateOptions{}))
+		b.within(10*time.Second, "the pod has a node", func() bool { return early().Spec.NodeName == "late" })
+	})
 }
