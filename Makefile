@@ -135,7 +135,8 @@ oracle-rules: ## which rules of upstream's validation the oracle reaches
 upstream: ## bin/upstream: upstream's programs and etcd, to compare with
 	conformance/upstream/build.sh bin/upstream
 
-parts: upstream ## upstream's components on Skiff's API server, and Skiff's on upstream's
+parts: upstream runtime ## upstream's components on Skiff's API server, and Skiff's on upstream's; the kubelet needs root
+	conformance/upstream/build.sh bin/upstream kubelet
 	cd conformance && $(GO) test -count=1 -timeout 10m -v ./parts
 
 # BENCHFLAGS='-only skiff': the other side's figures stay.

@@ -2,6 +2,7 @@ package parts
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -61,7 +62,7 @@ type cluster struct {
 }
 
 // patience is far more than any step takes: a step that does not come fails instead of hanging.
-const patience = time.Minute
+const patience = 20 * time.Second
 
 func open(t *testing.T, admin *rest.Config) *cluster {
 	t.Helper()
@@ -89,7 +90,8 @@ func until[T runtime.Object](k *cluster, c rest.Interface, namespace, of, what s
 		return e.Type != watch.Deleted && is(obj), nil
 	})
 	if err != nil {
-		k.t.Fatalf("%s: %v; last seen: %+v", what, err, last)
+		seen, _ := json.Marshal(last) // an object that was decoded can be encoded
+		k.t.Fatalf("%s: %v; last seen: %s", what, err, seen)
 	}
 }
 

@@ -56,7 +56,7 @@ func Start(ctx context.Context, c Config) (*ControlPlane, error) {
 }
 
 func (p *ControlPlane) start(ctx context.Context) error {
-	ports, err := freePorts(4)
+	ports, err := FreePorts(4)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func asUser(c Config, program string, as *rest.Config) ([]string, error) {
 	if err := WriteKubeconfig(kubeconfig, as); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(1)
+	ports, err := FreePorts(1)
 	if err != nil {
 		return nil, err
 	}
@@ -255,8 +255,8 @@ func DefaultAccount(config *rest.Config) func(context.Context) error {
 	}
 }
 
-// freePorts finds ports of 127.0.0.1 on which nobody listens.
-func freePorts(n int) (ports []int, err error) {
+// FreePorts finds ports of 127.0.0.1 on which nobody listens.
+func FreePorts(n int) (ports []int, err error) {
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
