@@ -62,7 +62,7 @@ type cluster struct {
 }
 
 // patience is far more than any step takes: a step that does not come fails instead of hanging.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func open(t *testing.T, admin *rest.Config) *cluster {
 	t.Helper()

@@ -29,6 +29,7 @@ import (
 // policy gives their place: a certificate for scheduler, manager and node, a token for each controller's service account.
 func TestSkiffsComponentsOnUpstream(t *testing.T) {
 	folder := programs(t, "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+	t.Parallel()
 	plane, err := upstream.Start(t.Context(), upstream.Config{Bin: folder, Dir: t.TempDir(), NoControllers: true, NoScheduler: true})
 	ok(t, err)
 	t.Cleanup(plane.Stop)

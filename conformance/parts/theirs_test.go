@@ -11,6 +11,7 @@ import (
 // both together. They have the rights of their place and nothing else.
 func TestUpstreamsComponentsOnSkiff(t *testing.T) {
 	const controllers, scheduler = "kube-controller-manager", "kube-scheduler"
+	t.Parallel()
 	for _, c := range []struct {
 		name                   string
 		controllers, scheduler bool
