@@ -50,9 +50,12 @@ func TestAMoreImportantPodGetsTheRoom(t *testing.T) {
 	}
 	create("low", "")
 	var told, gone, nominated bool
+story:
 	for event := range w.ResultChan() {
-		pod := event.Object.(*corev1.Pod)
+		pod, ok := event.Object.(*corev1.Pod)
 		switch {
+		case !ok:
+			t.Fatalf("the watch says %v", event.Object)
 		case pod.Name == "low" && (event.Type == "DELETED" || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded):
 			gone = true // its containers have ended: its room is free
 		case pod.Name == "low" && pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil && !told:
@@ -75,7 +78,7 @@ func TestAMoreImportantPodGetsTheRoom(t *testing.T) {
 			if pod.Status.NominatedNodeName != "" {
 				t.Errorf("still nominated for %s", pod.Status.NominatedNodeName)
 			}
-			w.Stop()
+			break story
 		}
 	}
 	if ctx.Err() != nil || !gone {

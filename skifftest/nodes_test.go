@@ -133,6 +133,9 @@ func TestANodeIsCutOff(t *testing.T) {
 			t.Errorf("a silent node was given up after %s", took)
 		}
 		b.within(10*time.Second, "the node is tainted", func() bool { return b.tainted(lost.Spec.NodeName, corev1.TaintNodeUnreachable) })
+		b.within(10*time.Second, "its pods are taken for not ready", func() bool {
+			return !slices.ContainsFunc(b.live("web"), func(p corev1.Pod) bool { return p.Spec.NodeName == lost.Spec.NodeName })
+		})
 		if got := len(b.pods("web")); got != 3 {
 			t.Errorf("%d pods while their tolerations hold, want 3", got)
 		}
