@@ -318,6 +318,9 @@ func (m *Machine) updated(p *corev1.Pod, now time.Time, acts *actions) error {
 		return fmt.Errorf("pod %s/%s: update of uid %s given to uid %s", p.Namespace, p.Name, p.UID, m.Pod.UID)
 	}
 	old := m.Pod
+	if resourcesDiffer(old, p) {
+		m.keepResources()
+	}
 	m.Pod = p
 	m.respec()
 	if p.DeletionTimestamp != nil {
@@ -441,6 +444,18 @@ func (m *Machine) poked(now time.Time) {
 	for _, c := range m.Containers {
 		if c.State == ContainerWaiting && c.Reason == "CreateContainerConfigError" {
 			c.RetryAt = now
+		}
+	}
+}
+
+// keepResources notes what is in force for the containers that run, before the spec
+// says something else: that is true only once the runtime has done it.
+func (m *Machine) keepResources() {
+	for _, c := range m.Containers {
+		if c.Run != nil && c.Run.Running && c.Run.Resources == nil {
+			run := *c.Run // views share it
+			run.Resources = c.Spec.Resources.DeepCopy()
+			c.Run = &run
 		}
 	}
 }

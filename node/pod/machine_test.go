@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 )
@@ -122,6 +123,41 @@ func TestStates(t *testing.T) {
 		if m.State != tc.want || got != tc.acts {
 			t.Errorf("%s, %T%+v: %s with %q, want %s with %q", tc.from, tc.ev, tc.ev, m.State, got, tc.want, tc.acts)
 		}
+	}
+}
+
+// While a resize is under way the status shows what is in force, not what the spec
+// already says.
+func TestResizeIsToldWhenItIsDone(t *testing.T) {
+	cpu := func(amount string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(amount)}
+		}
+	}
+	m := NewMachine(testPod(cpu("200m")), Found{}, nil, start)
+	step := func(e Event) {
+		t.Helper()
+		if _, err := m.Step(e, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := func() string {
+		return m.Status(Host{}, start).ContainerStatuses[0].Resources.Limits.Cpu().String()
+	}
+	for _, e := range []Event{Tick{}, SetUpDone{Sandbox{ID: "s1", Ready: true}}, Started{"main", Run{ID: "c1", Running: true, Started: start}}} {
+		step(e)
+	}
+	if got := told(); got != "200m" {
+		t.Errorf("at first %s", got)
+	}
+	larger := testPod(cpu("400m"))
+	step(Updated{larger})
+	if got := told(); got != "200m" {
+		t.Errorf("told %s before the runtime has done it", got)
+	}
+	step(Resized{Runs: map[string]corev1.ResourceRequirements{"main": larger.Spec.Containers[0].Resources}})
+	if got := told(); got != "400m" {
+		t.Errorf("afterwards %s", got)
 	}
 }
 
